@@ -1,0 +1,1 @@
+"""The bundled benchmark harness, shipped as `trio_pool.bench`."""

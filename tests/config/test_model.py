@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import attrs
+import pytest
+
+from trio_pool.config import AuthMethod, Config, Database, Origin, Secret, parse
+
+RULES = """
+[databases.app]
+origin = "postgresql://db"
+[auth]
+method = "scram-sha-256"
+rules = [
+  { method = "trust", database = "app", user = "alice" },
+  { method = "cert", tls = true, address = "10.0.0.0/8" },
+  { method = "md5", address = "fd00::/8" },
+  { method = "password", tls = false, user = "bob" },
+]
+[listen.tls]
+mode = "require"
+certificate = "c.crt"
+client_ca = "ca.crt"
+"""
+
+
+@pytest.mark.parametrize(
+    ("database", "user", "host", "tls", "method"),
+    [
+        ("app", "alice", "10.1.1.1", True, AuthMethod.TRUST),
+        ("app", "alice", None, False, AuthMethod.TRUST),
+        ("app", "carol", "10.1.1.1", True, AuthMethod.CERT),
+        ("app", "carol", "::ffff:10.1.1.1", True, AuthMethod.CERT),
+        ("app", "carol", "10.1.1.1", False, AuthMethod.SCRAM_SHA_256),
+        ("app", "carol", "11.1.1.1", True, AuthMethod.SCRAM_SHA_256),
+        ("app", "carol", None, True, AuthMethod.SCRAM_SHA_256),
+        ("other", "alice", "fd00::1", True, AuthMethod.MD5),
+        ("other", "bob", None, False, AuthMethod.PASSWORD),
+    ],
+)
+def test_the_first_matching_rule_decides(
+    database: str,
+    user: str,
+    host: str | None,
+    tls: bool,
+    method: AuthMethod,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """What a rule does not name matches everything; without a matching rule the general method holds."""
+    base = tmp_path_factory.mktemp("config")
+    for name in ("c.crt", "ca.crt"):
+        (base / name).touch()
+    assert parse(RULES, base=base).auth.method_for(database, user, host, tls) is method
+
+
+def test_the_star_stands_in_for_every_other_name() -> None:
+    """A name without a table gets the settings of "*", and is asked for by that name at the origin."""
+    rest = Database("*", Origin((("db", 5432),)), pool_size=3)
+    app = Database("app", Origin((("db", 5432),), dbname="app"))
+    config = Config(databases={"*": rest, "app": app})
+    assert config.database("app") is app
+    assert config.database("other") == Database("other", Origin((("db", 5432),), dbname="other"), pool_size=3)
+
+
+def test_the_star_can_lead_every_name_to_one_database() -> None:
+    """A name in the origin of "*" is kept."""
+    config = parse('[databases."*"]\norigin = "postgresql://db/app"\n')
+    found = config.database("other")
+    assert found is not None
+    assert (found.name, found.origin.dbname) == ("other", "app")
+
+
+def test_an_unknown_name_leads_nowhere() -> None:
+    """Without "*" only the configured names are databases."""
+    assert parse('[databases.app]\norigin = "postgresql://db"\n').database("other") is None
+
+
+@pytest.mark.parametrize("name", ["trio_pool", "pgbouncer"])
+def test_the_star_never_stands_in_for_the_console(name: str) -> None:
+    """Somebody who asks for the console is not sent to an origin."""
+    assert parse('[databases."*"]\norigin = "postgresql://db"\n').database(name) is None
+
+
+def test_a_secret_shows_itself_only_when_asked() -> None:
+    """No way of printing a configuration prints a password."""
+    secret = Secret("hunter2")
+    config = Config(databases={"a": Database("a", Origin((("db", 5432),), "u", secret))})
+    assert secret.reveal() == "hunter2"
+    for shown in (
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret!r:>10}",
+        repr(attrs.asdict(config)),
+        str(config),
+    ):
+        assert "hunter2" not in shown
+        assert "***" in shown
+
+
+def test_a_secret_is_a_value() -> None:
+    """Secrets compare, hash, copy and travel to worker processes, and cannot be changed."""
+    secret = Secret("hunter2")
+    assert secret == Secret("hunter2") != Secret("other")
+    assert secret != "hunter2"
+    assert hash(secret) == hash(Secret("hunter2"))
+    assert copy.deepcopy(secret) == secret == pickle.loads(pickle.dumps(secret))
+    with pytest.raises(AttributeError):
+        setattr(secret, "_text", "x")  # noqa: B010

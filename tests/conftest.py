@@ -1,0 +1,69 @@
+"""Fixtures and settings for every test.
+
+`certificates`, `installation`, `postgres`: one set of certificates per run, every PostgreSQL found on the
+machine, and one running server of each per pytest worker. HYPOTHESIS_PROFILE is "fast" (unless it is set) or
+"deep".
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.certificates import Certificates
+from tests.support.target import DATABASE, PASSWORD, USER
+from trio_pool.cli.postgres import Installation, LocalPostgres, available_installations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A deadline per example would measure the machine, not the code.
+settings.register_profile("fast", max_examples=50, deadline=None)
+settings.register_profile(
+    "deep", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per PostgreSQL; without any, the tests that need one fail instead of being skipped."""
+    if "installation" in metafunc.fixturenames:
+        found: list[Installation | None] = [*available_installations()] or [None]
+        metafunc.parametrize(
+            "installation",
+            found,
+            ids=[one.label if one else "no-postgresql" for one in found],
+            indirect=True,
+            scope="session",
+        )
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates of this run."""
+    return Certificates.issue(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def installation(request: pytest.FixtureRequest) -> Installation:
+    """Each PostgreSQL on this machine in turn: the embedded one, Debian's, what PG_BIN names."""
+    assert isinstance(request.param, Installation), "no PostgreSQL found; see trio_pool.cli.installations"
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def postgres(installation: Installation, certificates: Certificates) -> Iterator[LocalPostgres]:
+    """A running PostgreSQL with SCRAM, TLS if it was built with it, and the role and database "app"."""
+    tls = certificates.server if installation.has_tls else None
+    options: dict[str, str | int | bool] = {
+        "max_connections": 200,
+        "max_prepared_transactions": 10,
+        "wal_level": "logical",
+    }
+    with LocalPostgres(bin_dir=installation.bin_dir, settings=options, tls=tls, auth="scram-sha-256") as pg:
+        quoted = PASSWORD.replace("'", "''")
+        pg.run_sql(f"create role {USER} login password '{quoted}'; create database {DATABASE} owner {USER}")
+        yield pg

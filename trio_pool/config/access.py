@@ -1,0 +1,185 @@
+"""How clients come in: the addresses, their TLS, and how each client proves who it is."""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from trio_pool.config import kinds
+from trio_pool.config.address import Address, TcpAddress
+from trio_pool.config.kinds import about
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio_pool.config.secret import Secret
+
+
+class TlsMode(StrEnum):
+    """Whether clients may or must use TLS."""
+
+    DISABLE = "disable"
+    ALLOW = "allow"
+    REQUIRE = "require"
+
+
+class AuthMethod(StrEnum):
+    """How a client proves who it is; the names of ``pg_hba.conf``."""
+
+    TRUST = "trust"
+    PASSWORD = "password"
+    MD5 = "md5"
+    SCRAM_SHA_256 = "scram-sha-256"
+    CERT = "cert"
+
+
+@attrs.frozen
+class ListenTLS:
+    mode: TlsMode = attrs.field(
+        default=TlsMode.DISABLE,
+        metadata=about(
+            kinds.choice(TlsMode),
+            "`disable` answers every request for TLS with no; `allow` leaves it to the client; `require` "
+            "refuses clients without TLS. Unix sockets never use TLS.",
+        ),
+    )
+    certificate: Path | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.FILE, "PEM file with the certificate and its chain. Needed unless `mode` is `disable`."
+        ),
+    )
+    key: Path | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.FILE, "PEM file with the certificate's key. Default: in the file of `certificate`."
+        ),
+    )
+    client_ca: Path | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.FILE, "PEM file with certificate authorities. When set, client certificates are verified."
+        ),
+    )
+
+
+@attrs.frozen
+class Listen:
+    addresses: tuple[Address, ...] = attrs.field(
+        default=(TcpAddress("127.0.0.1", 6432),),
+        metadata=about(
+            kinds.array(kinds.ADDRESS, "array of addresses"),
+            'Where clients connect: `"127.0.0.1:6432"`, `"[::1]:6432"`, '
+            '`"unix:/run/trio-pool/.s.PGSQL.6432"`. '
+            "Port 0 lets the system choose one.",
+        ),
+    )
+    workers: int | Literal["auto"] = attrs.field(
+        default=1,
+        metadata=about(
+            kinds.integer_or("auto", kinds.integer(1, 1024)),
+            'Processes that share the addresses; `"auto"` is one per core.',
+        ),
+    )
+    max_clients: int = attrs.field(
+        default=10_000,
+        metadata=about(
+            kinds.integer(1), "Clients at the same time. One more is refused with SQLSTATE 53300."
+        ),
+    )
+    tls: ListenTLS = attrs.field(factory=ListenTLS)
+
+    def count_workers(self, cores: int) -> int:
+        """The number of worker processes on a machine with so many cores."""
+        return cores if self.workers == "auto" else self.workers
+
+
+@attrs.frozen
+class Rule:
+    """Chooses an authentication method; what is None matches everything."""
+
+    method: AuthMethod = attrs.field(
+        metadata=about(
+            kinds.choice(AuthMethod), "The method for clients that match all other keys of the rule."
+        )
+    )
+    database: str | None = attrs.field(
+        default=None, metadata=about(kinds.TEXT, "Name of the database. Default: every database.")
+    )
+    user: str | None = attrs.field(
+        default=None, metadata=about(kinds.TEXT, "Name of the user. Default: every user.")
+    )
+    address: kinds.Network | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.NETWORK,
+            'The client\'s address, such as `"10.0.0.0/8"`. A rule with it never matches on a Unix socket. '
+            "Default: every client.",
+        ),
+    )
+    tls: bool | None = attrs.field(
+        default=None,
+        metadata=about(kinds.BOOLEAN, "Whether the connection uses TLS. Default: either."),
+    )
+
+    def matches(self, database: str, user: str, host: str | None, tls: bool) -> bool:
+        """``host`` is the client's numeric address, or None on a Unix socket."""
+        return (
+            self.database in {None, database}
+            and self.user in {None, user}
+            and self.tls in {None, tls}
+            and (self.address is None or (host is not None and _contains(self.address, host)))
+        )
+
+
+def _contains(network: kinds.Network, host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    # A socket that listens on "::" may name an IPv4 client ::ffff:a.b.c.d.
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped and network.version == 4:
+        address = address.ipv4_mapped
+    return address in network
+
+
+@attrs.frozen
+class Auth:
+    method: AuthMethod = attrs.field(
+        default=AuthMethod.SCRAM_SHA_256,
+        metadata=about(
+            kinds.choice(AuthMethod),
+            "How clients log in where no rule says otherwise, named as in `pg_hba.conf`.",
+        ),
+    )
+    query: str | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.TEXT,
+            "Looks up at the origin a user that has no table here: `$1` is the user's name, the answer one "
+            "row of name and stored password.",
+        ),
+    )
+    rules: tuple[Rule, ...] = ()
+    allow_cleartext_without_tls: bool = attrs.field(
+        default=False,
+        metadata=about(
+            kinds.BOOLEAN,
+            "Allow the method `password`, which sends the password as it is, on TCP connections without TLS.",
+        ),
+    )
+
+    def method_for(self, database: str, user: str, host: str | None, tls: bool) -> AuthMethod:
+        """The first matching rule's method, else the general one. ``host`` is None on a Unix socket."""
+        for rule in self.rules:
+            if rule.matches(database, user, host, tls):
+                return rule.method
+        return self.method
+
+
+@attrs.frozen
+class User:
+    """``password`` is clear text, or as ``pg_authid`` stores it: a SCRAM secret, or "md5" and 32 digits."""
+
+    name: str
+    password: Secret | None = None

@@ -1,0 +1,144 @@
+"""What can be wrong although each value is right: keys that contradict each other, files that are missing.
+
+Looks at a finished model; the only I/O is to ask whether a file can be read.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from trio_pool.config.access import AuthMethod, TlsMode
+from trio_pool.config.address import TcpAddress
+from trio_pool.config.model import CONSOLE_DATABASES
+from trio_pool.config.origin import SslMode
+from trio_pool.config.problems import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trio_pool.config.model import Config, Database
+    from trio_pool.config.problems import KeyPath
+
+_MODE: KeyPath = ("listen", "tls", "mode")
+_CERTIFICATE: KeyPath = ("listen", "tls", "certificate")
+_CLIENT_CA: KeyPath = ("listen", "tls", "client_ca")
+
+
+def find_faults(config: Config) -> Iterator[Fault]:
+    """Every contradiction and every missing file; ``Fault.at`` is a path from the top of the file."""
+    yield from _check_addresses(config)
+    yield from _check_tls(config)
+    yield from _check_methods(config)
+    if not config.databases:
+        yield Fault(
+            "no database is configured",
+            'add [databases.app] with origin = "postgresql://user@host:5432/app"',
+            ("databases",),
+        )
+    for name, database in config.databases.items():
+        yield from _check_database(name, database)
+
+
+def _check_addresses(config: Config) -> Iterator[Fault]:
+    addresses = config.listen.addresses
+    if not addresses:
+        yield Fault(
+            "is empty", 'write at least one address, such as "127.0.0.1:6432"', ("listen", "addresses")
+        )
+    for index, address in enumerate(addresses):
+        if address in addresses[:index] and not (isinstance(address, TcpAddress) and address.port == 0):
+            yield Fault(f'"{address}" is there twice', "remove one", ("listen", "addresses", index))
+    http = config.http.address
+    if http is not None and http.port and http in addresses:
+        yield Fault(
+            f'"{http}" is an address for clients',
+            "use another port",
+            ("http", "address"),
+            (("listen", "addresses"),),
+        )
+
+
+def _check_tls(config: Config) -> Iterator[Fault]:
+    tls = config.listen.tls
+    if tls.mode is TlsMode.DISABLE:
+        return
+    if tls.certificate is None:
+        yield Fault("is missing", f'name a PEM file, TLS mode "{tls.mode}" needs it', _CERTIFICATE, (_MODE,))
+    for name, path in (("certificate", tls.certificate), ("key", tls.key), ("client_ca", tls.client_ca)):
+        yield from _check_file(path, ("listen", "tls", name))
+
+
+def _check_methods(config: Config) -> Iterator[Fault]:
+    methods: list[tuple[AuthMethod, KeyPath]] = [(config.auth.method, ("auth", "method"))]
+    methods += [
+        (rule.method, ("auth", "rules", index, "method")) for index, rule in enumerate(config.auth.rules)
+    ]
+    tls = config.listen.tls
+    for method, at in methods:
+        if method is not AuthMethod.CERT:
+            continue
+        if tls.mode is TlsMode.DISABLE:
+            yield Fault(
+                'method "cert" needs TLS',
+                'set mode = "require" and a certificate in [listen.tls]',
+                at,
+                (_MODE,),
+            )
+        if tls.client_ca is None:
+            yield Fault(
+                'method "cert" has no certificate authority to verify clients with',
+                "set client_ca in [listen.tls]",
+                at,
+                (_CLIENT_CA,),
+            )
+    clear = config.auth.method is AuthMethod.PASSWORD and not config.auth.allow_cleartext_without_tls
+    tcp = any(isinstance(address, TcpAddress) for address in config.listen.addresses)
+    # With rules or with mode "allow" some clients may still get in, so there each login is judged by itself.
+    if clear and tcp and tls.mode is TlsMode.DISABLE and not config.auth.rules:
+        yield Fault(
+            'method "password" would send passwords in clear text over TCP',
+            'set mode = "require" in [listen.tls], use "scram-sha-256", or set allow_cleartext_without_tls = '
+            "true",
+            ("auth", "method"),
+            (_MODE, ("listen", "addresses"), ("auth", "rules"), ("auth", "allow_cleartext_without_tls")),
+        )
+
+
+def _check_database(name: str, database: Database) -> Iterator[Fault]:
+    at: KeyPath = ("databases", name)
+    origin = database.origin
+    if name in CONSOLE_DATABASES:
+        yield Fault(f'"{name}" is a name of the console', "choose another name", at)
+    if database.min_pool_size > database.pool_size:
+        yield Fault(
+            f"{database.min_pool_size} is more than the pool_size of {database.pool_size}",
+            "lower it, or raise pool_size",
+            (*at, "min_pool_size"),
+            ((*at, "pool_size"),),
+        )
+    if origin.password is not None and origin.user is None:
+        yield Fault(
+            "the origin has a password and no user",
+            'name the user: "postgresql://user@host:5432/name"',
+            (*at, "origin"),
+        )
+    if origin.sslkey is not None and origin.sslcert is None:
+        yield Fault("the origin has an sslkey and no sslcert", "name the certificate too", (*at, "origin"))
+    if origin.sslmode is not SslMode.DISABLE:
+        for path in (origin.sslrootcert, origin.sslcert, origin.sslkey):
+            yield from _check_file(path, (*at, "origin"))
+
+
+def _check_file(path: Path | None, at: KeyPath) -> Iterator[Fault]:
+    if path is None:
+        return
+    if not path.exists() or path.is_dir():
+        yield Fault(
+            f'there is no file "{path}"', "correct the path; it is relative to this file's directory", at
+        )
+    elif not os.access(path, os.R_OK):
+        yield Fault(
+            f'the file "{path}" cannot be read', "give its permissions to the user of this process", at
+        )

@@ -1,0 +1,227 @@
+"""The configuration as the program sees it: values checked, defaults filled in, secrets resolved.
+
+Durations are seconds as floats and ``math.inf`` where a limit is off; sizes are bytes. Where a value came
+from (file, environment, Python) is unknown here. A field that is a key of the file carries its kind and its
+meaning in its metadata, from which the reader and ``docs/configuration.md`` are made.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trio_pool.config import kinds
+from trio_pool.config.access import Auth, Listen
+from trio_pool.config.kinds import about
+from trio_pool.config.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from trio_pool.config.access import User
+    from trio_pool.config.address import TcpAddress
+    from trio_pool.config.origin import Origin
+
+CONSOLE_DATABASES = frozenset({"trio_pool", "pgbouncer"})
+"""Names that lead to the console and never to an origin."""
+
+# PostgreSQL's own limit on max_connections (MAX_BACKENDS, PostgreSQL 18): no origin can serve more.
+_MOST_SERVERS = 262_143
+
+
+class PoolMode(StrEnum):
+    """For how long a client keeps a server connection."""
+
+    TRANSACTION = "transaction"
+    SESSION = "session"
+
+
+class Unpoolable(StrEnum):
+    """What a statement does whose effect cannot be carried along to another server connection."""
+
+    PIN = "pin"
+    REJECT = "reject"
+
+
+class Invalidation(StrEnum):
+    """How a cache learns that an entry is out of date."""
+
+    TTL = "ttl"
+    WRITES = "writes"
+    REPLICATION = "replication"
+
+
+@attrs.frozen
+class Session:
+    unpoolable: Unpoolable = attrs.field(
+        default=Unpoolable.PIN,
+        metadata=about(
+            kinds.choice(Unpoolable),
+            "What a statement does whose effect cannot be carried along to another server connection: `pin` "
+            "keeps the client on its server connection, `reject` refuses the statement (0A000).",
+        ),
+    )
+    deferred_begin: bool = attrs.field(
+        default=True,
+        metadata=about(
+            kinds.BOOLEAN,
+            "Answer a plain `BEGIN` at once and send it along with the transaction's first statement. "
+            "`now()` is then the time of that statement.",
+        ),
+    )
+    max_prepared_statements: int = attrs.field(
+        default=5000,
+        metadata=about(kinds.integer(1), "Prepared statements of one client."),
+    )
+    server_prepared_statements: int = attrs.field(
+        default=500,
+        metadata=about(kinds.integer(1), "Prepared statements kept on one server connection."),
+    )
+
+
+@attrs.frozen
+class Cache:
+    """Seconds and bytes. ``stale_while_revalidate`` 0.0 means never stale."""
+
+    enabled: bool = attrs.field(
+        default=False, metadata=about(kinds.BOOLEAN, "Answer repeated reads from memory.")
+    )
+    max_age: float = attrs.field(
+        default=60.0, metadata=about(kinds.LASTING_SPAN, "How long an answer is fresh. `0` is refused.")
+    )
+    stale_while_revalidate: float = attrs.field(
+        default=15.0,
+        metadata=about(
+            kinds.SPAN,
+            "How long past `max_age` an answer still serves while a new one is fetched. `0` is never.",
+        ),
+    )
+    max_result_size: int = attrs.field(
+        default=50 << 20, metadata=about(kinds.SIZE, "A larger answer is not kept.")
+    )
+    max_size: int = attrs.field(default=256 << 20, metadata=about(kinds.SIZE, "Memory for all answers."))
+    invalidation: Invalidation = attrs.field(
+        default=Invalidation.WRITES,
+        metadata=about(
+            kinds.choice(Invalidation),
+            "What ends an answer before its time: nothing (`ttl`), writes that pass through here (`writes`), "
+            "or those made elsewhere too (`replication`).",
+        ),
+    )
+
+
+@attrs.frozen
+class Database:
+    """A name that clients connect to. ``timeouts`` are complete: the database's own over the general ones."""
+
+    name: str
+    origin: Origin = attrs.field(
+        metadata=about(
+            kinds.ORIGIN,
+            "Where the database is: `postgresql://user@host:5432/name`, see below. With a user, all clients "
+            "share one pool; without, each client's user has its own.",
+        )
+    )
+    pool_mode: PoolMode = attrs.field(
+        default=PoolMode.TRANSACTION,
+        metadata=about(
+            kinds.choice(PoolMode),
+            "Whether a client keeps a server connection for a transaction or for its session.",
+        ),
+    )
+    pool_size: int = attrs.field(
+        default=20,
+        metadata=about(kinds.integer(1, _MOST_SERVERS), "Server connections of one pool, at most."),
+    )
+    min_pool_size: int = attrs.field(
+        default=0,
+        metadata=about(kinds.integer(0, _MOST_SERVERS), "Server connections that are kept open while idle."),
+    )
+    max_waiting: int = attrs.field(
+        default=0,
+        metadata=about(
+            kinds.integer(0),
+            "Clients that may wait for a server connection; `0` is any number. One more is refused.",
+        ),
+    )
+    queue_ahead: int = attrs.field(
+        default=8,
+        metadata=about(
+            kinds.integer(0),
+            "Reads that a busy server connection may be sent ahead of time, beyond the running one. `0` is "
+            "off.",
+        ),
+    )
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    cache: Cache = attrs.field(factory=Cache)
+
+
+@attrs.frozen
+class Admin:
+    users: tuple[str, ...] = attrs.field(
+        default=(),
+        metadata=about(
+            kinds.array(kinds.TEXT, "array of strings"),
+            'Users that may connect to the console, the databases "trio_pool" and "pgbouncer".',
+        ),
+    )
+
+
+@attrs.frozen
+class Http:
+    address: TcpAddress | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.TCP_ADDRESS,
+            'Where `/metrics`, `/healthz`, `/readyz` and the status page are, such as `"127.0.0.1:6480"`. '
+            "Default: nowhere.",
+        ),
+    )
+
+
+@attrs.frozen
+class Config:
+    """A whole configuration. Two that are equal mean the same, which is how a reload finds what changed."""
+
+    listen: Listen = attrs.field(factory=Listen)
+    auth: Auth = attrs.field(factory=Auth)
+    users: dict[str, User] = attrs.field(factory=dict, hash=False)
+    databases: dict[str, Database] = attrs.field(factory=dict, hash=False)
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    session: Session = attrs.field(factory=Session)
+    admin: Admin = attrs.field(factory=Admin)
+    http: Http = attrs.field(factory=Http)
+
+    def database(self, name: str) -> Database | None:
+        """The database that clients call so; the one called "*" stands in for every name without a table.
+
+        The names of the console are in no configuration, so for them the answer is None.
+        """
+        if name in self.databases and name != "*":
+            return self.databases[name]
+        rest = self.databases.get("*")
+        if rest is None or name in CONSOLE_DATABASES:
+            return None
+        dbname = name if rest.origin.dbname is None else rest.origin.dbname
+        return attrs.evolve(rest, name=name, origin=attrs.evolve(rest.origin, dbname=dbname))
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, object],
+        *,
+        environ: Mapping[str, str] | None = None,
+        base: Path | None = None,
+    ) -> Config:
+        """A configuration from Python values in the shape of the TOML file, through the same checks.
+
+        ``environ`` is where ``password_env`` looks (default: the process's), ``base`` what files are relative
+        to (default: the working directory). Raises ``ConfigurationError``.
+        """
+        # The reader makes instances of this module's classes, so it cannot be imported before them.
+        from trio_pool.config.reader import from_dict
+
+        return from_dict(data, environ=environ, base=base)

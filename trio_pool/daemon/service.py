@@ -1,0 +1,223 @@
+"""The composition root: from a configuration to a running pooler, and its orderly end.
+
+    serve
+    └─ data plane           the poller; ends last
+       └─ pools             one task per pool, one per server connection
+          └─ clients        one task per accepted socket
+             └─ listeners   accept loops; end first
+
+Pools are outside clients because a client's last act needs its server. Stopping goes inwards out: no new clients, clients leave between transactions (`drain` at most), pools close
+their servers.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import socket
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import attrs
+import structlog
+import trio
+
+from trio_pool.config.access import TlsMode
+from trio_pool.config.model import Config
+from trio_pool.errors import ClientFault, Reason, SqlState
+from trio_pool.net import tls
+from trio_pool.net.client import Client, part
+from trio_pool.net.clients import Clients
+from trio_pool.net.conversation import Conversation, EndOfStream
+from trio_pool.net.listeners import accept_for_ever, listening, spell
+from trio_pool.net.origin import OriginPool
+from trio_pool.net.poller import Poller
+from trio_pool.net.transport import PlainTransport
+from trio_pool.net.welcome import Reception
+from trio_pool.pooling.pool import PoolKey
+from trio_pool.protocol.auth import Credentials
+from trio_pool.protocol.channel_binding import end_point
+from trio_pool.wire import messages
+from trio_pool.wire.startup import CancelRequest
+
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False)
+class Service:
+    """A running pooler. `addresses` are where clients connect, with the ports that the system chose.
+
+    `stop` asks it to end as SIGTERM does; `serve` returns when it has.
+    """
+
+    config: Config
+    poller: Poller = attrs.field(factory=Poller)
+    clients: Clients = attrs.field(init=False)
+    pools: dict[PoolKey, OriginPool] = attrs.field(factory=dict)
+    addresses: tuple[str, ...] = ()
+    _reception: Reception = attrs.field(init=False)
+    _stopping: trio.Event = attrs.field(factory=trio.Event)
+    _pool_nursery: trio.Nursery | None = None
+    _statement_prefix: bytes = attrs.field(factory=lambda: b"trio_pool_%b_" % secrets.token_hex(4).encode())
+
+    def __attrs_post_init__(self) -> None:
+        config = self.config
+        self.clients = Clients(config.listen.max_clients)
+        listen_tls = config.listen.tls
+        encrypted = listen_tls.mode is not TlsMode.DISABLE
+        mock_key = secrets.token_bytes(32)
+        credentials = {
+            name: Credentials.parse(name, user.password and user.password.reveal()) for name, user in config.users.items()
+        }
+        for known in credentials.values():
+            known.secret(mock_key)  # derived now rather than in front of the first client
+        self._reception = Reception(
+            config,
+            self.poller,
+            self.clients,
+            self.pool_for,
+            credentials,
+            tls.listen_context(listen_tls) if encrypted else None,
+            end_point(tls.own_certificate(listen_tls)) if encrypted else None,
+            mock_key,
+        )
+
+    def stop(self) -> None:
+        """Drain: no new clients, the others leave between their transactions, within `drain`."""
+        self._stopping.set()
+
+    def pool_for(self, database: str, user: str) -> OriginPool | None:
+        """The pool of a database for a client's user, made on first use; None if there is no such database."""
+        found = self.config.database(database)
+        if found is None:
+            return None
+        origin = found.origin
+        key = PoolKey(database, origin.user or user)
+        pool = self.pools.get(key)
+        if pool is None:
+            if origin.user is not None:
+                password = origin.password
+            else:
+                password = self.config.users[user].password if user in self.config.users else None
+            pool = self.pools[key] = OriginPool(
+                found,
+                key.user,
+                password and password.reveal(),
+                limits=self.config.session,
+                poller=self.poller,
+                statement_prefix=self._statement_prefix,
+            )
+            assert self._pool_nursery is not None
+            self._pool_nursery.start_soon(pool.run)
+        return pool
+
+    async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` or cancellation. `started` gets this object once clients can connect. Raises OSError if an address cannot be listened on."""
+        with ExitStack() as stack:
+            listeners = [stack.enter_context(listening(address)) for address in self.config.listen.addresses]
+            self.addresses = tuple(map(spell, listeners))
+            async with trio.open_nursery() as data_plane:
+                data_plane.start_soon(self.poller.run)
+                async with trio.open_nursery() as pools:
+                    self._pool_nursery = pools
+                    self._open_configured_pools()
+                    await self._serve_clients(listeners, task_status)
+                    pools.cancel_scope.cancel()
+                data_plane.cancel_scope.cancel()
+
+    def _open_configured_pools(self) -> None:
+        """Pools that are to hold servers before the first client comes."""
+        for database in self.config.databases.values():
+            if database.min_pool_size and database.origin.user is not None and database.name != "*":
+                self.pool_for(database.name, database.origin.user)
+
+    async def _serve_clients(
+        self, listeners: Iterable[socket.socket], task_status: trio.TaskStatus[Service]
+    ) -> None:
+        async with trio.open_nursery() as clients:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(accept_for_ever, listener, self._serve_client, clients)
+                log.info("ready", addresses=list(self.addresses))
+                task_status.started(self)
+                await self._stopping.wait()
+                accepting.cancel_scope.cancel()
+            drain = self.config.timeouts.drain
+            log.info("stopping", clients=self.clients.connections, drain=None if drain == math.inf else drain)
+            clients.cancel_scope.deadline = trio.current_time() + drain
+            clients.start_soon(self._send_clients_away, clients.cancel_scope)
+        if clients.cancel_scope.cancelled_caught:
+            log.warning("drain is over: clients were disconnected in the middle of a transaction")
+        log.info("stopped")
+
+    async def _send_clients_away(self, scope: trio.CancelScope) -> None:
+        """Tell every client that is between transactions to leave, until none is left."""
+        while self.clients.connections:
+            for client in list(self.clients.by_id.values()):
+                client.stop()
+            await trio.sleep(0.05)
+        scope.cancel()
+
+    async def _serve_client(self, sock: socket.socket, host: str | None, peer: str) -> None:
+        """One accepted socket, to its end. The one boundary behind which a client's errors stay."""
+        transport = PlainTransport(sock)
+        conversation = Conversation.over(transport)
+        self.clients.connections += 1
+        client: Client | None = None
+        try:
+            client = await self._welcome(conversation, host, peer)
+            if client is not None:
+                self.clients.by_id[client.process_id] = client
+                await client.live()
+        except Exception as error:
+            log.error("internal error in a client's task", client=peer, exc_info=error)
+        finally:
+            self.clients.connections -= 1
+            conversation.transport.close()
+            if client is not None:
+                del self.clients.by_id[client.process_id]
+                log.info(
+                    "client disconnected", client=peer, pool=str(client.origin.pool.key), reason=client.reason.value
+                )
+
+    async def _welcome(self, conversation: Conversation, host: str | None, peer: str) -> Client | None:
+        """The client, logged in; or None, and it has been told why not."""
+        fault: ClientFault
+        try:
+            if self.clients.connections > self.clients.limit:
+                raise ClientFault(
+                    "sorry, too many clients already",
+                    SqlState.TOO_MANY_CONNECTIONS,
+                    reason=Reason.TOO_MANY_CLIENTS,
+                )
+            request = await self._reception.welcome(conversation, host, peer)
+            if isinstance(request, Client):
+                return request
+            await self._cancel(request)
+            return None
+        except ClientFault as raised:
+            fault = raised
+        except EndOfStream as end:
+            log.info("client disconnected", client=peer, reason=Reason.CLIENT_VANISHED.value, error=str(end))
+            return None
+        log.info(
+            "client disconnected",
+            client=peer,
+            reason=fault.reason.value,
+            sqlstate=fault.sqlstate,
+            error=fault.message,
+            detail=fault.detail,
+        )
+        await part(conversation.transport, messages.error(fault.sqlstate, fault.message, severity="FATAL"))
+        return None
+
+    async def _cancel(self, request: CancelRequest) -> None:
+        """Returns when the cancel has had its effect; only then is the request's connection closed, as PostgreSQL does."""
+        client = self.clients.find(request)
+        if client is not None:
+            await client.cancel()
+
+
+async def serve(config: Config, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run a pooler inside any Trio program: `service = await nursery.start(trio_pool.serve, config)`."""
+    await Service(config).run(task_status=task_status)

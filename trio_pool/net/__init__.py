@@ -1,0 +1,1 @@
+"""Sockets: the poller, transports, listeners, the lives of clients and servers."""

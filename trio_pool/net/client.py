@@ -1,0 +1,316 @@
+"""The life of a client: after its login (net/welcome.py), until it goes.
+
+One task owns the socket. While the client is in the data plane the task sleeps, and wakes for deadlines, which are lazy (the data plane only stores timestamps), and for the end. The data plane's
+part is short: bytes into the session machine, what comes out to the leased server; a lease taken when the machine wants one, given back when the server says that it is free.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
+from trio_pool.net.connection import Connection
+from trio_pool.pooling.pool import PoolFull
+from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
+from trio_pool.wire import messages
+
+if TYPE_CHECKING:
+    from trio_pool.net.origin import OriginPool
+    from trio_pool.net.poller import Poller
+    from trio_pool.net.server import Server
+    from trio_pool.net.transport import Transport
+
+log = structlog.get_logger()
+
+LINGER = 1.0
+"""Seconds that a client has to read why it is being disconnected."""
+
+
+class Client(Connection):
+    """One logged-in client."""
+
+    __slots__ = (
+        "_ended",
+        "_parting",
+        "_sleeping_until",
+        "active_at",
+        "leased_at",
+        "origin",
+        "peer",
+        "process_id",
+        "requested_at",
+        "secret",
+        "server",
+        "session",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        transport: Transport,
+        origin: OriginPool,
+        session: ClientSession,
+        key: tuple[int, bytes],
+        peer: str,
+    ) -> None:
+        super().__init__(poller, transport)
+        self.origin = origin
+        self.session = session
+        self.process_id, self.secret = key
+        self.peer = peer
+        """Where it comes from, for logs."""
+        self.server: Server | None = None
+        self.active_at = self.requested_at = self.leased_at = trio.current_time()
+        self._sleeping_until = math.inf
+        self._ended: Reason | None = None
+        self._parting = b""
+        """A FATAL error that is sent before the end."""
+
+    def __repr__(self) -> str:
+        return f"<Client {self.process_id} of {self.origin.pool.key} {self.session.state.value}>"
+
+    # -- data plane --------------------------------------------------------------------------------------------------
+
+    def on_readable(self) -> None:
+        """Requests. Hot path."""
+        data = self.transport.receive()
+        if data is None:
+            return
+        if not data:
+            self._vanish()
+            return
+        session = self.session
+        out = session.receive(data)
+        server = self.server
+        if out and server is not None:
+            server.write(out, self)
+        self._after_input()
+
+    def _after_input(self) -> None:
+        """The session machine has moved: do what it wants."""
+        session = self.session
+        if session.replies:
+            self.write(session.replies)
+            session.replies = b""
+        server = self.server
+        if session.fault is not None:
+            self.fail(session.fault)
+        elif session.state is ClientState.WAITING:
+            self._want_server()
+        elif session.state is ClientState.ENDING:
+            self.pause()
+            if server is None or not server.session.waiting:
+                self.finish(Reason.CLIENT_TERMINATED)
+        elif server is not None and not server.session.groups and server.session.free:
+            server.offer()
+
+    def _want_server(self) -> None:
+        """Lease a server now, or wait in the queue."""
+        pool = self.origin.pool
+        if self in pool.waiting:
+            if len(self.session.input) > MAX_WAITING_INPUT:
+                self.pause()
+            return
+        try:
+            server = pool.acquire(self)
+        except PoolFull:
+            self.refuse_lease(*self.origin.lease_error())
+            return
+        if server is not None:
+            self.granted(server)
+            return
+        self.requested_at = self.poller.now
+        if self.requested_at + self.origin.database.timeouts.lease_wait < self._sleeping_until:
+            self.mailbox.wake()  # once per lease_wait, not once per request: see _deadline
+
+    def granted(self, server: Server) -> None:
+        """A lease begins. Hot path."""
+        self.server = server
+        server.client = self
+        self.leased_at = self.poller.now
+        out = self.session.link(server.session)
+        if out:
+            server.write(out, self)
+        if not self.mask & 1:
+            self.resume()
+        session = self.session
+        if session.replies or session.fault is not None or session.state is ClientState.ENDING:
+            self._after_input()
+
+    def returns(self, server: Server) -> None:
+        """A lease ends. Hot path."""
+        self.server = None
+        self.session.unlink()
+        self.active_at = self.poller.now
+
+    def after_lease(self) -> None:
+        """Hot path."""
+        session = self.session
+        if session.state is not ClientState.IDLE or session.replies or session.fault is not None:
+            self._after_input()
+
+    def refuse_lease(self, sqlstate: str, message: str, detail: str | None = None) -> None:
+        """The wait is over, without a server."""
+        self.origin.pool.forget(self)
+        self.session.refuse(messages.error(sqlstate, message, detail=detail))
+        self.resume()
+        self._after_input()
+
+    def server_lost(self, server: Server, fault: ServerFault) -> None:
+        """The leased server is gone. The client stays if its replies can be kept in step."""
+        self.server = None
+        if self.ending:
+            self.finish(Reason.CLIENT_TERMINATED)
+        elif server.session.body_left and not server.session.drop_body:
+            self.fail(
+                ClientFault(
+                    f"server connection lost: {fault.message}",
+                    SqlState.CONNECTION_FAILURE,
+                    reason=Reason.SERVER_LOST_MID_MESSAGE,
+                )
+            )
+        else:
+            error = messages.error(SqlState.CONNECTION_FAILURE, f"server connection lost: {fault.message}")
+            self.session.lose(error)
+            self.resume()
+            self._after_input()
+
+    @property
+    def ending(self) -> bool:
+        return self.session.state is ClientState.ENDING
+
+    @property
+    def mid_message(self) -> bool:
+        return self.session.body_left > 0
+
+    def on_gone(self) -> None:
+        """Reset, or closed while it was not read: nobody is there to answer."""
+        if self.ending:
+            self.hush()
+        else:
+            self._vanish()
+
+    def on_drained(self) -> None:
+        if self.server is not None:
+            self.server.resume()
+
+    def on_crash(self, error: Exception) -> None:
+        log.error("internal error in a client connection", client=repr(self), exc_info=error)
+        self.fail(ClientFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR))
+
+    def _vanish(self) -> None:
+        self.finish(Reason.CLIENT_VANISHED)
+
+    def fail(self, fault: ClientFault) -> None:
+        """Tell the client why, then end it."""
+        self._parting = messages.error(fault.sqlstate, fault.message, severity="FATAL", detail=fault.detail)
+        self.finish(fault.reason)
+
+    def finish(self, reason: Reason) -> None:
+        """The client ends: out of the data plane, out of the queue, its server taken care of. The task does the rest."""
+        if self._ended is not None:
+            return
+        self._ended = reason
+        self.detach()
+        self.origin.pool.forget(self)
+        server, self.server = self.server, None
+        if server is not None:
+            server.orphaned(mid_message=self.session.body_left > 0)
+        self.mailbox.wake()
+
+    # -- control plane -----------------------------------------------------------------------------------------------
+
+    async def cancel(self) -> None:
+        """A cancel request for this client: whatever it is doing now gets 57014, and nothing that it does later."""
+        server = self.server
+        if server is not None:
+            if server.cancellable:
+                await server.cancel()
+        elif self in self.origin.pool.waiting:
+            self.refuse_lease(SqlState.QUERY_CANCELED, "canceling statement due to user request")
+
+    async def live(self) -> None:
+        """Sleep until there is something to do; close at the end."""
+        try:
+            self.attach()
+            self._after_input()
+            while self._ended is None:
+                self._sleeping_until = self._deadline()
+                if self._sleeping_until == math.inf:
+                    await self.mailbox.wait()
+                else:
+                    with trio.move_on_at(self._sleeping_until):
+                        await self.mailbox.wait()
+                if self._ended is None:
+                    self._act_on_deadlines(trio.current_time())
+            if self._parting:
+                await self._part()
+        finally:
+            self.finish(Reason.STOPPING)
+            self.transport.close()
+
+    def stop(self) -> None:
+        """The daemon is stopping: leave now if no transaction is open."""
+        if self.session.state in (ClientState.IDLE, ClientState.WAITING):
+            self.fail(
+                ClientFault(
+                    "terminating connection due to administrator command",
+                    SqlState.ADMIN_SHUTDOWN,
+                    reason=Reason.STOPPING,
+                )
+            )
+
+    @property
+    def reason(self) -> Reason:
+        """Why it ended."""
+        return self._ended or Reason.INTERNAL_ERROR
+
+    def _deadline(self) -> float:
+        """The earliest moment at which a timeout can be due, judged from the timestamps.
+
+        A request that waits sets `requested_at` and wakes the task only if it sleeps longer than that allows; so a busy client costs one wake-up per `lease_wait`, not one per request.
+        """
+        timeouts = self.origin.database.timeouts
+        now = trio.current_time()
+        waits_until = self.requested_at + timeouts.lease_wait
+        idles_until = self.active_at + timeouts.client_idle
+        if idles_until <= now:  # busy
+            idles_until = now + timeouts.client_idle
+        return min(waits_until if waits_until > now else math.inf, idles_until)
+
+    def _act_on_deadlines(self, now: float) -> None:
+        timeouts = self.origin.database.timeouts
+        if self in self.origin.pool.waiting:
+            if now >= self.requested_at + timeouts.lease_wait:
+                self.refuse_lease(*self.origin.lease_error())
+        elif self.session.state is ClientState.IDLE and now >= self.active_at + timeouts.client_idle:
+            self.fail(
+                ClientFault(
+                    "terminating connection due to client_idle timeout",
+                    SqlState.IDLE_SESSION_TIMEOUT,
+                    reason=Reason.CLIENT_IDLE_TIMEOUT,
+                )
+            )
+
+    async def _part(self) -> None:
+        await part(self.transport, self._parting)
+
+
+async def part(transport: Transport, error: bytes) -> None:
+    """Send a FATAL error and wait, for a bounded time, until the peer has read it: a close with unread input would reset the connection and lose the error."""
+    with trio.move_on_after(LINGER):
+        transport.send(error)
+        while transport.pending:
+            await trio.lowlevel.wait_writable(transport.fileno())
+            transport.flush()
+        try:
+            transport.shutdown()
+        except OSError:
+            return
+        while transport.receive() != b"":
+            await trio.lowlevel.wait_readable(transport.fileno())
+

@@ -1,0 +1,195 @@
+"""Opening connections to an origin: addresses, TLS as `sslmode` says, log in; and sending cancel requests.
+
+`sslmode` is libpq's: `allow` and `prefer` are a preference and a fall-back, tried per host on connections of their own, except that a server which
+answers SSLRequest with no is talked to in the clear on the same connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trio_pool.config.origin import Origin, SslMode
+from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.net.conversation import Conversation, EndOfStream
+from trio_pool.net.transport import PlainTransport, TLSTransport
+from trio_pool.protocol.channel_binding import end_point
+from trio_pool.protocol.login import Login
+from trio_pool.wire import messages
+from trio_pool.wire.frames import MAX_LOGIN_REPLY, FramingError
+
+if TYPE_CHECKING:
+    from trio_pool.net.origin import OriginPool
+
+Address = tuple[int, object]
+"""Address family and what `connect` takes."""
+
+
+@attrs.frozen(eq=False)
+class Dialled:
+    """A logged-in connection: its transport, what the login learned, where it leads, and whether it is encrypted."""
+
+    transport: PlainTransport | TLSTransport
+    login: Login
+    address: Address
+    host: str
+
+
+async def dial(origin: OriginPool) -> Dialled:
+    """Connect and log in. Hosts are tried in order; raises the last host's `ServerFault`. The caller bounds the time."""
+    fault: ServerFault | None = None
+    for host, port in origin.database.origin.hosts:
+        for tls in _attempts(origin.database.origin, host):
+            try:
+                return await _dial_host(origin, host, port, tls=tls)
+            except ServerFault as failed:
+                fault = failed
+                if failed.lasting and failed.sqlstate != SqlState.INVALID_AUTHORIZATION:
+                    raise  # what a second attempt cannot mend
+    assert fault is not None
+    raise fault
+
+
+def _attempts(origin: Origin, host: str) -> tuple[bool, ...]:
+    """Whether to use TLS, first and second choice. A Unix socket never does."""
+    if host.startswith("/"):
+        return (False,)
+    match origin.sslmode:
+        case SslMode.DISABLE:
+            return (False,)
+        case SslMode.ALLOW:
+            return (False, True)
+        case SslMode.PREFER:
+            return (True, False)
+        case _:
+            return (True,)
+
+
+async def _dial_host(origin: OriginPool, host: str, port: int, *, tls: bool) -> Dialled:
+    sock, address = await _connect(host, port)
+    try:
+        conversation = Conversation.over(PlainTransport(sock), MAX_LOGIN_REPLY)
+        try:
+            certificate = await _encrypt(conversation, origin, host) if tls else None
+            login = Login(
+                origin.startup_parameters,
+                origin.password,
+                tls=isinstance(conversation.transport, TLSTransport),
+                channel_binding=None if certificate is None else end_point(certificate),
+                allow_cleartext=host.startswith("/"),
+                client_nonce=secrets.token_urlsafe(18),
+            )
+            await conversation.send(login.begin())
+            while not login.done:
+                reply = login.receive(*await conversation.message())
+                if reply:
+                    await conversation.send(reply)
+        except (EndOfStream, FramingError) as error:
+            raise ServerFault(
+                f"the server at {_spell(host, port)} did not complete the login: {error}",
+                reason=Reason.SERVER_LOGIN_FAILED,
+            ) from error
+        return Dialled(conversation.transport, login, address, host)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _connect(host: str, port: int) -> tuple[socket.socket, Address]:
+    """A connected, non-blocking socket; every address of the host is tried."""
+    fault: OSError | None = None
+    try:
+        addresses = await _resolve(host, port)
+    except OSError as error:
+        raise ServerFault(
+            f"cannot resolve the host name {host!r}: {error.strerror or error}", reason=Reason.SERVER_CONNECT_FAILED
+        ) from error
+    for address in addresses:
+        try:
+            return await _connect_address(address), address
+        except OSError as error:
+            fault = error
+    raise ServerFault(
+        f"cannot connect to {_spell(host, port)}: {fault and (fault.strerror or fault)}",
+        reason=Reason.SERVER_CONNECT_FAILED,
+    ) from fault
+
+
+async def _resolve(host: str, port: int) -> list[Address]:
+    if host.startswith("/"):
+        return [(socket.AF_UNIX, f"{host}/.s.PGSQL.{port}")]
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def _connect_address(address: Address) -> socket.socket:
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        code = sock.connect_ex(where)  # type: ignore[arg-type]
+        if code in (errno.EINPROGRESS, errno.EAGAIN):
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _encrypt(conversation: Conversation, origin: OriginPool, host: str) -> bytes | None:
+    """SSLRequest and handshake; the server's certificate, or None if it said no and that is acceptable."""
+    await conversation.send(messages.SSL_REQUEST)
+    answer = await conversation.byte()
+    if answer == b"N":
+        if origin.database.origin.sslmode in (SslMode.PREFER, SslMode.ALLOW):
+            return None
+        raise ServerFault("the server does not support TLS", reason=Reason.SERVER_CONNECT_FAILED)
+    if answer != b"S":
+        raise ServerFault("the server answered SSLRequest with nonsense", reason=Reason.SERVER_PROTOCOL_VIOLATION)
+    if conversation.unread:
+        raise ServerFault(
+            "the server sent unencrypted data after its answer to SSLRequest", reason=Reason.SERVER_PROTOCOL_VIOLATION
+        )
+    try:
+        transport = await conversation.upgrade(origin.tls_context, server_side=False, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        raise ServerFault(
+            f"the server's certificate is not acceptable: {error.verify_message}", reason=Reason.SERVER_CONNECT_FAILED
+        ) from error
+    except ssl.SSLError as error:
+        raise ServerFault(f"TLS failed: {error.reason or error}", reason=Reason.SERVER_CONNECT_FAILED) from error
+    return transport.tls.getpeercert(binary_form=True)
+
+
+async def send_cancel(dialled: Dialled, origin: OriginPool) -> None:
+    """Ask the origin to cancel what this connection runs; returns when the origin has closed the request's connection.
+
+    By then the signal has been sent (`processCancelRequest` in PostgreSQL signals before it exits), so whatever is sent to the server afterwards is safe.
+    """
+    sock = await _connect_address(dialled.address)
+    with sock:
+        conversation = Conversation.over(PlainTransport(sock))
+        try:
+            if isinstance(dialled.transport, TLSTransport):
+                await _encrypt(conversation, origin, dialled.host)
+            await conversation.send(messages.cancel_request(dialled.login.process_id, dialled.login.secret))
+            await conversation.end()
+        except EndOfStream:
+            pass
+
+
+def _spell(host: str, port: int) -> str:
+    return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"

@@ -1,0 +1,50 @@
+"""What a server needs to know of whoever leases it: a client, or an errand of our own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from trio_pool.errors import Reason, ServerFault
+
+if TYPE_CHECKING:
+    from trio_pool.net.connection import Connection
+    from trio_pool.net.server import Server
+
+
+class Leaseholder(Protocol):
+    """The other half of a server's lease. Every method is synchronous and called from the data plane."""
+
+    process_id: int
+    leased_at: float
+
+    @property
+    def ending(self) -> bool:
+        """Whether it only waits for its last replies."""
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether a message has been forwarded in part."""
+
+    def granted(self, server: Server, /) -> None:
+        """It waited, and now has this server."""
+
+    def refuse_lease(self, sqlstate: str, message: str, detail: str | None = None) -> None:
+        """It waited, and will get no server."""
+
+    def write(self, data: bytes, source: Connection | None = None) -> None:
+        """Replies."""
+
+    def resume(self) -> None:
+        """The server can take more."""
+
+    def returns(self, server: Server) -> None:
+        """The lease ends here: the server is at rest and about to be somebody else's."""
+
+    def after_lease(self) -> None:
+        """The server has found its next owner: now a next lease may be asked for."""
+
+    def server_lost(self, server: Server, fault: ServerFault) -> None:
+        """The lease ends because the server's connection did."""
+
+    def finish(self, reason: Reason) -> None:
+        """It has got its last replies."""

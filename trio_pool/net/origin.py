@@ -1,0 +1,198 @@
+"""The life of a pool: opens servers one at a time when they are wanted, backs off when the origin is down, and knows what to greet clients with.
+
+The pool itself (pooling/pool.py) decides that it wants a server and says so by calling `grow`; here is the task that acts on it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import ssl
+from collections.abc import Mapping
+
+import structlog
+import trio
+
+from trio_pool.config.model import Database, PoolMode, Session
+from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.net import tls
+from trio_pool.net.leaseholder import Leaseholder
+from trio_pool.net.dial import dial
+from trio_pool.net.mailbox import Mailbox
+from trio_pool.net.poller import Poller
+from trio_pool.net.server import Server, ServerSlot
+from trio_pool.pooling.pool import Pool, PoolKey
+from trio_pool.protocol.settings import Settings
+from trio_pool.protocol.statements import StatementRegistry
+
+log = structlog.get_logger()
+
+FIRST_BACKOFF = 0.05
+LONGEST_BACKOFF = 5.0
+"""Seconds between attempts to connect while the origin is down; doubled each time, with jitter. Short, because clients are waiting."""
+
+
+class OriginPool:
+    """One pool with everything its connections need."""
+
+    def __init__(
+        self,
+        database: Database,
+        user: str,
+        password: str | None,
+        *,
+        limits: Session,
+        poller: Poller,
+        statement_prefix: bytes,
+    ) -> None:
+        self.database = database
+        self.limits = limits
+        self.poller = poller
+        self.password = password
+        self.pool: Pool[Server, Leaseholder] = Pool(
+            key=PoolKey(database.name, user),
+            size=database.pool_size,
+            min_size=database.min_pool_size,
+            max_waiting=database.max_waiting,
+            grow=self._grow,
+        )
+        self.statements = StatementRegistry(statement_prefix)
+        self.releases = database.pool_mode is PoolMode.TRANSACTION
+        self.defaults: Settings | None = None
+        """What servers of this pool report right after their login; None until the first has."""
+        self.failure: ServerFault | None = None
+        """Why the last attempt to open a server failed; None after a success."""
+        self.retired = False
+        """Whether the pool is not configured any more: servers close instead of becoming idle."""
+        self.tried: dict[Settings, Settings] = {}
+        """Settings that clients asked for at start-up and a server has taken, and what it made of them."""
+        self.tls_context: ssl.SSLContext = tls.origin_context(database.origin)
+        self._mailbox = Mailbox()
+        self._attempted = trio.Event()
+        self._greeting = 0
+
+    @property
+    def startup_parameters(self) -> Mapping[str, str]:
+        """What our own StartupMessage says."""
+        origin = self.database.origin
+        return {
+            "user": self.pool.key.user,
+            "database": origin.dbname or self.database.name,
+            **origin.parameters,
+        }
+
+    def jittered(self, span: float) -> float:
+        """Up to a tenth less, so that servers opened together do not all end together."""
+        return span if span == math.inf else span * random.uniform(0.9, 1.0)
+
+    async def known_defaults(self) -> Settings:
+        """What to greet a client with; opens a first server if there was none yet.
+
+        Raises `ServerFault` if that lastingly fails. The caller bounds the time.
+        """
+        self._greeting += 1
+        try:
+            while self.defaults is None:
+                attempted = self._attempted
+                self._mailbox.wake()
+                await attempted.wait()
+                if self.defaults is None and self.failure is not None and self.failure.lasting:
+                    raise self.failure
+            return self.defaults
+        finally:
+            self._greeting -= 1
+
+    async def run(self) -> None:
+        """Open servers when they are wanted; each lives in a task of this nursery."""
+        async with trio.open_nursery() as nursery:
+            backoff = 0.0
+            while True:
+                while self._wanted:
+                    try:
+                        server = await self._open()
+                    except ServerFault as fault:
+                        self._failed(fault)
+                        backoff = min(max(FIRST_BACKOFF, backoff * 2), LONGEST_BACKOFF)
+                        await trio.sleep(backoff * random.uniform(0.5, 1.0))
+                    else:
+                        nursery.start_soon(server.live)
+                        backoff = 0.0
+                await self._mailbox.wait()
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether to open one more: the pool wants it, or clients cannot be greeted before a first server has logged in."""
+        return self.pool.wants_server or (self.defaults is None and self._greeting > 0 and not self.pool.servers)
+
+    async def _open(self) -> Server:
+        """One login. Its place in the pool is taken before and given back if it fails."""
+        slot = ServerSlot()
+        self.pool.connecting(slot)
+        started = trio.current_time()
+        try:
+            try:
+                with trio.fail_after(self.database.timeouts.server_connect):
+                    dialled = await dial(self)
+            except trio.TooSlowError:
+                raise ServerFault(
+                    f"no connection to {self.database.origin} within server_connect", reason=Reason.SERVER_CONNECT_TIMEOUT
+                ) from None
+            server = Server(self, dialled, slot)
+        except BaseException:
+            self.pool.left(slot)
+            raise
+        self.failure = None
+        self.defaults = server.session.defaults
+        self._tell()
+        log.info(
+            "server connected",
+            pool=str(self.pool.key),
+            server_pid=dialled.login.process_id,
+            seconds=round(trio.current_time() - started, 6),
+        )
+        server.attach()
+        self.pool.joined(slot, server)
+        return server
+
+    def _failed(self, fault: ServerFault) -> None:
+        self.failure = fault
+        log.warning(
+            "server connect failed",
+            pool=str(self.pool.key),
+            reason=fault.reason.value,
+            sqlstate=fault.sqlstate,
+            error=fault.message,
+            waiting=len(self.pool.waiting),
+        )
+        if fault.lasting:
+            for waiter in list(self.pool.waiting):
+                waiter.refuse_lease(fault.sqlstate, f"cannot connect to the origin: {fault.message}")
+        self._tell()
+
+    def _tell(self) -> None:
+        attempted, self._attempted = self._attempted, trio.Event()
+        attempted.set()
+
+    def _grow(self) -> None:
+        self._mailbox.wake()
+
+    def lease_error(self) -> tuple[str, str, str]:
+        """SQLSTATE, message and detail for a client that got no lease in time."""
+        statistics = self.pool.statistics()
+        if self.failure is not None and not statistics.leased:
+            return (SqlState.CANNOT_CONNECT, f"cannot connect to the origin: {self.failure.message}", self._describe())
+        return (
+            SqlState.TOO_MANY_CONNECTIONS,
+            "failed to acquire a connection from the pool",
+            self._describe(),
+        )
+
+    def _describe(self) -> str:
+        statistics = self.pool.statistics()
+        now = trio.current_time()
+        holders = sorted((now - holder.leased_at, holder.process_id) for holder in self.pool.leased.values())
+        longest = ", ".join(f"client {pid} for {held:.1f} s" for held, pid in reversed(holders[-3:]))
+        return (
+            f"Pool {self.pool.key}: {self.pool.size} servers at most, {statistics.leased} leased, {statistics.waiting} clients waiting."
+            + (f" Longest leases: {longest}." if longest else "")
+        )

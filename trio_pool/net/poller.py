@@ -1,0 +1,127 @@
+"""The data plane's heart: one selector per process, every ready socket handled by one plain call.
+
+Trio's price per wake-up of a task is what a pooler cannot pay per message (measured: docs/architecture.md), so the sockets of logged-in clients and servers are not waited for by their tasks. They
+are registered once in a selector of ours, whose own descriptor is the one thing that a Trio task waits for. When it wakes it takes all ready sockets in batches
+and calls each one's handler, which never waits; after `BURST` batches it goes back through Trio, so that timers and tasks get their turn however busy the sockets are.
+
+Handlers of the same batch may close each other's connections: a descriptor is unregistered at once but closed only by its task, which cannot run before
+the burst is over, so a number in the batch never means another socket than the one that was ready.
+"""
+
+from __future__ import annotations
+
+import select
+import selectors
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+READABLE = 1
+WRITABLE = 4
+GONE = 8 | 16 | 8192
+"""EPOLLERR, EPOLLHUP, EPOLLRDHUP: reported whether asked for or not (the last one when asked for)."""
+HANGUP = 8192
+BURST = 32
+BATCH = 256
+
+Handler = Callable[[int], None]
+
+
+class Readiness(Protocol):
+    """What the poller needs of an operating system's selector; `select.epoll` has it as it is."""
+
+    def fileno(self) -> int: ...
+    def register(self, fd: int, eventmask: int) -> None: ...
+    def modify(self, fd: int, eventmask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]: ...
+    def close(self) -> None: ...
+
+
+class PortableReadiness:
+    """The same face over `selectors` (kqueue on macOS and BSD). A descriptor that waits for nothing is left out."""
+
+    def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
+        self._selector = selector or selectors.DefaultSelector()
+
+    def fileno(self) -> int:
+        return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+
+    def register(self, fd: int, eventmask: int) -> None:
+        events = self._events(eventmask)
+        if events:
+            self._selector.register(fd, events)
+
+    def modify(self, fd: int, eventmask: int) -> None:
+        self.unregister(fd)
+        self.register(fd, eventmask)
+
+    def unregister(self, fd: int) -> None:
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        ready = self._selector.select(timeout)[:maxevents]
+        return [
+            (key.fd, READABLE * bool(events & selectors.EVENT_READ) | WRITABLE * bool(events & selectors.EVENT_WRITE))
+            for key, events in ready
+        ]
+
+    def close(self) -> None:
+        self._selector.close()
+
+    @staticmethod
+    def _events(mask: int) -> int:
+        return selectors.EVENT_READ * bool(mask & READABLE) | selectors.EVENT_WRITE * bool(mask & WRITABLE)
+
+
+def default_readiness() -> Readiness:
+    """epoll where there is one."""
+    return select.epoll() if hasattr(select, "epoll") else PortableReadiness()
+
+
+class Poller:
+    """Sockets and their handlers. `now` is the time of the current burst (Trio's clock, seconds), for timestamps that cost nothing."""
+
+    def __init__(self, readiness: Readiness | None = None) -> None:
+        self._readiness = readiness or default_readiness()
+        self._handlers: dict[int, Handler] = {}
+        self.now = 0.0
+
+    def register(self, fd: int, handler: Handler, mask: int = READABLE) -> None:
+        """Call `handler(events)` whenever the descriptor is ready for what `mask` says."""
+        self._handlers[fd] = handler
+        self._readiness.register(fd, mask)
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._readiness.modify(fd, mask)
+
+    def unregister(self, fd: int) -> None:
+        """No handler is called for this descriptor from now on. To be called before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._readiness.unregister(fd)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    async def run(self) -> None:
+        """Handle sockets for ever. Handlers do not raise; one that does is a bug that ends the program's nursery."""
+        poll = self._readiness.poll
+        handlers = self._handlers
+        fd = self._readiness.fileno()
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(fd)
+                self.now = trio.current_time()
+                for _ in range(BURST):
+                    ready = poll(0, BATCH)
+                    if not ready:
+                        break
+                    for ready_fd, events in ready:
+                        handler = handlers.get(ready_fd)
+                        if handler is not None:
+                            handler(events)
+        finally:
+            trio.lowlevel.notify_closing(fd)
+            self._readiness.close()

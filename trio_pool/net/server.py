@@ -1,0 +1,323 @@
+"""The life of a server connection: connect, log in, serve leases, be cleaned, close.
+
+One task owns it from the first SYN to the last close. While it is logged in the data plane reads and writes for it, and the task only sleeps until there is something that must wait: a
+cancel request to send, a deadline (idle time, lifetime, clean-up), the end.
+
+Whoever has the connection is in the pool's collections; `client` is the other half of that link. A server goes back only through `_recycle`, and only when its machine says that it is
+free and spotless.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.net.connection import Connection
+from trio_pool.net.dial import Dialled, send_cancel
+from trio_pool.pooling.pool import ServerState
+from trio_pool.protocol.server import ServerSession
+from trio_pool.protocol.settings import intern
+from trio_pool.wire import messages
+from trio_pool.wire.tags import Status
+
+if TYPE_CHECKING:
+    from trio_pool.net.leaseholder import Leaseholder
+    from trio_pool.net.origin import OriginPool
+
+log = structlog.get_logger()
+IDLE = Status.IDLE
+
+
+class Server(Connection):
+    """One connection to an origin. Made only when it has logged in; until then `ServerSlot` holds its place in the pool."""
+
+    __slots__ = (
+        "_ended",
+        "_sleeping_until",
+        "_wants_cancel",
+        "born",
+        "cancels",
+        "clean_by",
+        "client",
+        "dialled",
+        "expires",
+        "idle_since",
+        "origin",
+        "session",
+        "state",
+    )
+
+    def __init__(self, origin: OriginPool, dialled: Dialled, slot: ServerSlot) -> None:
+        super().__init__(origin.poller, dialled.transport)
+        self.origin = origin
+        self.dialled = dialled
+        self.session = ServerSession(
+            intern(dialled.login.parameters), max_statements=origin.limits.server_prepared_statements
+        )
+        self.client: Leaseholder | None = None
+        self.state = slot.state
+        self.cancels = 0
+        """Cancel requests on their way to this server; while there are any, nobody else may have it."""
+        now = trio.current_time()
+        self.born = self.idle_since = now
+        self.expires = now + origin.jittered(origin.database.timeouts.server_lifetime)
+        self.clean_by = math.inf
+        self._sleeping_until = math.inf
+        self._wants_cancel = False
+        self._ended: ServerFault | None = None
+
+    def __repr__(self) -> str:
+        return f"<Server {self.origin.pool.key} pid {self.dialled.login.process_id} {self.state.value}>"
+
+    # -- data plane --------------------------------------------------------------------------------------------------
+
+    def on_readable(self) -> None:
+        """Replies. Hot path."""
+        data = self.transport.receive()
+        if data is None:
+            return
+        if not data:
+            self._lose_at_end()
+            return
+        session = self.session
+        try:
+            out = session.receive(data)
+        except ServerFault as fault:
+            self.lose(fault)
+            return
+        client = self.client
+        if client is None:
+            self._without_client()
+            return
+        if out:
+            client.write(out, self)
+        if session.failure is not None:
+            self._lose_at_end()
+        elif (
+            not session.groups
+            and session.status == IDLE
+            and not session.open_count
+            and session.open_group is None
+            and not session.rest
+            and not session.body_left
+        ):
+            self.offer()
+        elif client.ending and not session.waiting:
+            client.finish(Reason.CLIENT_TERMINATED)
+
+    def on_gone(self) -> None:
+        """Closed while paused: what the server sent before must still be read, so look again when it is."""
+        if self.client is None:
+            self._lose_at_end()
+        else:
+            self.hush()
+
+    def on_drained(self) -> None:
+        if self.client is not None:
+            self.client.resume()
+
+    def on_crash(self, error: Exception) -> None:
+        log.error("internal error in a server connection", server=repr(self), exc_info=error)
+        self.lose(ServerFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR))
+
+    def offer(self) -> None:
+        """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of a message."""
+        client = self.client
+        assert client is not None
+        if client.mid_message or not self.origin.releases and not client.ending:
+            return
+        if client.ending:
+            client.finish(Reason.CLIENT_TERMINATED)
+            return
+        self.client = None
+        client.returns(self)
+        self._recycle()
+        client.after_lease()
+
+    def orphaned(self, *, mid_message: bool) -> None:
+        """The client is gone: cancel what runs, end what is open, forget what is left, then back into the pool."""
+        self.client = None
+        if mid_message or self.session.failure is not None:
+            self.lose(_not_clean("the client left in the middle of a message"))
+            return
+        self.origin.pool.cleaning(self)
+        if not self.origin.releases:
+            self.session.dirty = True
+        self.resume()
+        self._wants_cancel = self.session.waiting
+        self._start_cleaning()
+
+    def lose(self, fault: ServerFault) -> None:
+        """The connection is over: out of the pool, and whoever leased it is told."""
+        if self._ended is not None:
+            return
+        self._ended = fault
+        self.detach()
+        client, self.client = self.client, None
+        self.origin.pool.left(self)
+        self.mailbox.wake()
+        if client is not None:
+            client.server_lost(self, fault)
+
+    def _lose_at_end(self) -> None:
+        failure = self.session.failure
+        if failure is not None:
+            self.lose(ServerFault(failure.summary, failure.sqlstate, reason=Reason.SERVER_CLOSED))
+        else:
+            why = f": {self.transport.error}" if self.transport.error else ""
+            self.lose(
+                ServerFault(
+                    f"the server closed the connection{why}", SqlState.CONNECTION_FAILURE, reason=Reason.SERVER_CLOSED
+                )
+            )
+
+    def _without_client(self) -> None:
+        if self.session.failure is not None:
+            self._lose_at_end()
+        elif self.state is ServerState.CLEANING:
+            self._clean()
+
+    def _start_cleaning(self) -> None:
+        self.clean_by = trio.current_time() + self.origin.database.timeouts.cancel
+        self.mailbox.wake()
+        self._clean()
+
+    def _clean(self) -> None:
+        """One step of the clean-up. Not while a cancel request is on its way: it would hit the step."""
+        if self._wants_cancel or self.cancels:
+            return
+        step = self.session.clean()
+        if step is None:
+            self.clean_by = math.inf
+            self._recycle()
+        elif step:
+            self.write(step)
+
+    def _recycle(self) -> None:
+        """Nobody has the server and its protocol is at rest: clean it, hold it, close it, or give it to the next."""
+        if self.session.dirty:
+            if self.state is not ServerState.CLEANING:
+                self.origin.pool.cleaning(self)
+            self._start_cleaning()
+        elif self.cancels:
+            self.origin.pool.cancelling(self)
+        elif self.poller.now >= self.expires or self.origin.retired:
+            self.lose(ServerFault("server_lifetime is over", reason=Reason.SERVER_LIFETIME))
+        else:
+            self.idle_since = self.poller.now
+            self.origin.pool.release(self)
+
+    # -- cancel requests ---------------------------------------------------------------------------------------------
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether a query of the client's is running, rather than something of ours or nothing."""
+        session = self.session
+        theirs = any(not group.swallowed for group in session.groups)
+        return theirs or session.open_count > 0 or session.open_group is not None
+
+    async def cancel(self) -> None:
+        """Cancel what runs, and return when the request has had its effect: the origin has closed its connection.
+
+        Until then the server is held back from other clients (hazards B1 and B3: a late cancel must not hit somebody else's query, nor ours).
+        """
+        self.cancels += 1
+        try:
+            with trio.move_on_after(self.origin.database.timeouts.cancel):
+                await send_cancel(self.dialled, self.origin)
+        except (OSError, ServerFault) as error:
+            log.warning("a cancel request failed", server=repr(self), error=str(error))
+        finally:
+            self.cancels -= 1
+            self._cancel_ended()
+
+    def _cancel_ended(self) -> None:
+        if self._ended is None and not self.cancels:
+            if self.state is ServerState.CANCELLING:
+                self._recycle()
+            elif self.state is ServerState.CLEANING:
+                self._clean()
+
+    # -- control plane -----------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Sleep through the leases; act on deadlines and notes; close at the end."""
+        try:
+            while self._ended is None:
+                self._sleeping_until = self._deadline()
+                if self._sleeping_until == math.inf:
+                    await self.mailbox.wait()
+                else:
+                    with trio.move_on_at(self._sleeping_until):
+                        await self.mailbox.wait()
+                await self._attend()
+        except trio.Cancelled:
+            self.lose(ServerFault("trio-pool is stopping", reason=Reason.STOPPING))
+            raise
+        finally:
+            if self._ended is None:
+                self.lose(ServerFault("internal error of trio-pool", reason=Reason.INTERNAL_ERROR))
+            self.detach()
+            if not self.transport.pending:
+                self.transport.send(messages.TERMINATE)
+            self.transport.close()
+            assert self._ended is not None
+            log.info(
+                "server disconnected",
+                pool=str(self.origin.pool.key),
+                server_pid=self.dialled.login.process_id,
+                reason=self._ended.reason.value,
+                error=self._ended.message,
+            )
+
+    def _deadline(self) -> float:
+        """When to look at the timestamps again. Busy connections move them without telling, so it may be too early: then nothing is due yet."""
+        if self.state is ServerState.CLEANING:
+            return self.clean_by
+        timeouts = self.origin.database.timeouts
+        due = min(self.expires, self.idle_since + timeouts.server_idle)
+        now = trio.current_time()
+        return due if due > now else now + min(timeouts.server_idle, timeouts.server_lifetime)
+
+    async def _attend(self) -> None:
+        """Do what is due, or has been asked for by a note."""
+        if self._wants_cancel and self._ended is None:
+            running = self.session.waiting
+            if running:
+                await self.cancel()
+            self._wants_cancel = False
+            self._cancel_ended()
+        if self._ended is not None:
+            return
+        now = trio.current_time()
+        if self.state is ServerState.CLEANING and now >= self.clean_by:
+            self.lose(ServerFault("the server did not become clean in time", reason=Reason.SERVER_CLEANUP_TIMEOUT))
+        elif self.state is ServerState.IDLE:
+            self._retire_if_due(now)
+
+    def _retire_if_due(self, now: float) -> None:
+        if now >= self.expires:
+            self.lose(ServerFault("server_lifetime is over", reason=Reason.SERVER_LIFETIME))
+        elif now >= self.idle_since + self.origin.database.timeouts.server_idle:
+            if self.origin.pool.servers > self.origin.pool.min_size:
+                self.lose(ServerFault("server_idle is over", reason=Reason.SERVER_IDLE_TIMEOUT))
+            else:
+                self.idle_since = now
+
+
+class ServerSlot:
+    """The place in the pool of a server that is still being opened."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = ServerState.CLOSED
+
+
+def _not_clean(why: str) -> ServerFault:
+    return ServerFault(why, reason=Reason.SERVER_NOT_CLEAN)
+

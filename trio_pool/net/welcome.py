@@ -1,0 +1,233 @@
+"""From accept to ReadyForQuery: encryption, StartupMessage, authentication, the greeting.
+
+Everything here waits, one message at a time, under one deadline (`client_login`), and nothing of it touches a server until the client has proved who it is. What a client
+does wrong raises `ClientFault`; the caller sends it and closes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Callable, Mapping
+
+import attrs
+import trio
+
+from trio_pool.config.access import AuthMethod, TlsMode
+from trio_pool.config.model import Config
+from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
+from trio_pool.net import tls
+from trio_pool.net.client import Client
+from trio_pool.net.clients import Clients
+from trio_pool.net.conversation import Conversation
+from trio_pool.net.errand import SettingsTrial
+from trio_pool.net.origin import OriginPool
+from trio_pool.net.poller import Poller
+from trio_pool.net.transport import TLSTransport
+from trio_pool.protocol.auth import Authentication, Credentials
+from trio_pool.protocol.client import ClientSession
+from trio_pool.protocol.settings import Settings, intern, needs_no_trial, read_options
+from trio_pool.wire import messages
+from trio_pool.wire.frames import FramingError
+from trio_pool.wire.startup import CancelRequest, Negotiation, StartupMessage, read_startup
+from trio_pool.wire.tags import Frontend
+
+NEWEST_MINOR = 2
+_NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
+_FALSE = frozenset({"false", "off", "no", "0", "f", "n"})
+
+
+@attrs.define(eq=False)
+class Reception:
+    """What it takes to let a client in. `pool_for` gives the pool of a database and user, or None if there is no such database."""
+
+    config: Config
+    poller: Poller
+    clients: Clients
+    pool_for: Callable[[str, str], OriginPool | None]
+    credentials: Mapping[str, Credentials]
+    tls_context: ssl.SSLContext | None
+    channel_binding: bytes | None
+    mock_key: bytes
+
+    async def welcome(self, conversation: Conversation, host: str | None, peer: str) -> Client | CancelRequest:
+        """Everything up to ReadyForQuery. `host` is the client's numeric address, None on a Unix socket.
+
+        The client's part is bounded by `client_login`; what it then waits for the pool, by the database's `lease_wait`.
+        """
+        try:
+            with trio.fail_after(self.config.timeouts.client_login):
+                request = await self._negotiate(conversation, unix=host is None)
+                if isinstance(request, CancelRequest):
+                    return request
+                user, database = self._who(request)
+                await self._authenticate(conversation, user, database, host)
+        except FramingError as error:
+            raise ClientFault(str(error)) from error
+        except trio.TooSlowError:
+            raise ClientFault(
+                "client_login timeout: the client did not complete its login in time",
+                SqlState.INVALID_AUTHORIZATION,
+                reason=Reason.CLIENT_LOGIN_TIMEOUT,
+            ) from None
+        return await self._greet(conversation, request, user, database, peer)
+
+    # -- encryption --------------------------------------------------------------------------------------------------
+
+    async def _negotiate(self, conversation: Conversation, *, unix: bool) -> StartupMessage | CancelRequest:
+        context = None if unix else self.tls_context
+        await conversation.receive()
+        if context is not None and conversation.assembler.buffer[0] == tls.HANDSHAKE_RECORD:
+            await self._encrypt(conversation, context)
+            self._check_alpn(conversation)
+        while True:
+            request = read_startup(await conversation.startup())
+            if not isinstance(request, Negotiation):
+                return request
+            if request is Negotiation.SSL and context is not None and not isinstance(conversation.transport, TLSTransport):
+                if conversation.unread:
+                    raise ClientFault("received unencrypted data after SSL request")
+                await conversation.send(b"S")
+                await self._encrypt(conversation, context)
+            else:
+                await conversation.send(b"N")
+
+    async def _encrypt(self, conversation: Conversation, context: ssl.SSLContext) -> None:
+        try:
+            await conversation.upgrade(context, server_side=True)
+        except ssl.SSLError as error:
+            raise ClientFault(
+                "could not accept SSL connection", reason=Reason.CLIENT_TLS_FAILED, detail=error.reason or str(error)
+            ) from error
+
+    @staticmethod
+    def _check_alpn(conversation: Conversation) -> None:
+        """A TLS connection without SSLRequest must name the protocol, so that no other protocol's client can be made to speak ours."""
+        assert isinstance(conversation.transport, TLSTransport)
+        if conversation.transport.tls.selected_alpn_protocol() != tls.ALPN:
+            raise ClientFault(
+                "received direct SSL connection request without ALPN protocol negotiation extension",
+                reason=Reason.CLIENT_TLS_FAILED,
+            )
+
+    # -- identity ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _who(request: StartupMessage) -> tuple[str, str]:
+        user = request.parameters.get("user", "")
+        if not user:
+            raise _refused("no PostgreSQL user name specified in startup packet")
+        if request.parameters.get("replication", "false").lower() not in _FALSE:
+            raise ClientFault(
+                "replication connections cannot be pooled: connect to the origin directly",
+                SqlState.FEATURE_NOT_SUPPORTED,
+                reason=Reason.CLIENT_REFUSED,
+            )
+        return user, request.parameters.get("database") or user
+
+    async def _authenticate(self, conversation: Conversation, user: str, database: str, host: str | None) -> None:
+        transport = conversation.transport
+        encrypted = isinstance(transport, TLSTransport)
+        if self.config.listen.tls.mode is TlsMode.REQUIRE and not encrypted and host is not None:
+            raise _refused("this server accepts only encrypted connections")
+        method = self.config.auth.method_for(database, user, host, encrypted)
+        if method is AuthMethod.PASSWORD and not encrypted and host is not None:
+            if not self.config.auth.allow_cleartext_without_tls:
+                raise _refused("password authentication needs an encrypted connection")
+        authentication = Authentication(
+            method.value,
+            user,
+            self.credentials.get(user),
+            salt=secrets.token_bytes(16),
+            nonce=secrets.token_urlsafe(18),
+            channel_binding=self.channel_binding if encrypted else None,
+            tls=encrypted,
+            certificate_names=_certificate_names(transport) if isinstance(transport, TLSTransport) else None,
+            mock_key=self.mock_key,
+        )
+        challenge = authentication.begin()
+        while challenge:
+            await conversation.send(challenge)
+            if authentication.done:
+                return
+            tag, body = await conversation.message()
+            if tag != Frontend.PASSWORD:
+                raise ClientFault(f"expected password response, got message type {tag}")
+            challenge = authentication.receive(body)
+        assert authentication.done
+
+    # -- the greeting ------------------------------------------------------------------------------------------------
+
+    async def _greet(
+        self, conversation: Conversation, request: StartupMessage, user: str, database: str, peer: str
+    ) -> Client:
+        origin = self.pool_for(database, user)
+        if origin is None:
+            raise ClientFault(
+                f'database "{database}" does not exist', SqlState.UNKNOWN_DATABASE, reason=Reason.CLIENT_REFUSED
+            )
+        settings, reported, defaults = await self._settings(request, origin)
+        options = [name for name in request.parameters if name.startswith("_pq_.")]
+        minor = min(request.minor, NEWEST_MINOR)
+        key = self.clients.new_key(long=minor >= 2)
+        greeting = messages.AUTHENTICATION_OK
+        if request.minor > NEWEST_MINOR or options:
+            greeting = messages.negotiate_protocol_version(minor, options) + greeting
+        greeting += b"".join(messages.parameter_status(name, value) for name, value in reported.items())
+        greeting += messages.backend_key_data(*key) + messages.READY[ord("I")]
+        limits = self.config.session
+        session = ClientSession(
+            origin.statements, defaults, settings, reported, max_statements=limits.max_prepared_statements
+        )
+        await conversation.send(greeting)
+        client = Client(self.poller, conversation.transport, origin, session, key, peer)
+        early = conversation.assembler.rest()
+        if early:
+            session.receive(early)
+        return client
+
+    async def _settings(self, request: StartupMessage, origin: OriginPool) -> tuple[Settings, Settings, Settings]:
+        """What the client wants set, everything that is reported to it, and the origin's defaults."""
+        wanted = {
+            name: value
+            for name, value in request.parameters.items()
+            if name not in _NOT_SETTINGS and not name.startswith("_pq_.")
+        }
+        try:
+            wanted = read_options(request.parameters.get("options", "")) | wanted
+        except ValueError as error:
+            raise ClientFault(str(error), SqlState.FEATURE_NOT_SUPPORTED, reason=Reason.CLIENT_REFUSED) from error
+        asis = {name: value for name, value in wanted.items() if needs_no_trial(name, value)}
+        try:
+            with trio.fail_after(origin.database.timeouts.lease_wait):
+                defaults = await origin.known_defaults()
+                tried = await self._tried(intern({n: v for n, v in wanted.items() if n not in asis}), origin)
+        except ServerFault as fault:
+            raise ClientFault(fault.message, fault.sqlstate, reason=Reason.CLIENT_REFUSED) from fault
+        except trio.TooSlowError:
+            sqlstate, message, _ = origin.lease_error()
+            raise ClientFault(message, sqlstate, reason=Reason.CLIENT_REFUSED) from None
+        settings = tried.but(asis)
+        return settings, defaults.but({n: v for n, v in settings.items() if n in defaults}), defaults
+
+    @staticmethod
+    async def _tried(wanted: Settings, origin: OriginPool) -> Settings:
+        """Settings as the origin takes them. A combination that has been tried before is known."""
+        if not wanted:
+            return wanted
+        known = origin.tried.get(wanted)
+        if known is None:
+            known, _ = await SettingsTrial(origin, wanted).run()
+            origin.tried[wanted] = known
+        return known
+
+
+def _certificate_names(transport: TLSTransport) -> frozenset[str] | None:
+    certificate = transport.tls.getpeercert()
+    return tls.names(certificate) if certificate else None
+
+
+def _refused(message: str) -> ClientFault:
+    return ClientFault(message, SqlState.INVALID_AUTHORIZATION, reason=Reason.CLIENT_REFUSED)
+
+

@@ -1,0 +1,1 @@
+"""Pure machines: sessions, reply queue, statements, settings, authentication. No sockets, no Trio, no clock."""

@@ -1,0 +1,532 @@
+"""The client machine: one authenticated client, as a pure function of bytes.
+
+It walks the client's messages and does one of three things with them: answers them itself (what needs no server), says that it wants a server
+(`ClientState.WAITING`), or translates them for the server it is linked to. Translation is nearly always "as they came": what is rewritten are the names of prepared
+statements, and what is added are the statements and settings that the leased server lacks.
+
+Theory of operation. Without a server, input is kept in `input` and `_alone` eats from its front. With a server, `_translate` walks whole messages and registers with
+the server machine what each of them will be answered with. A message is forwarded when it is whole or when it is longer than `STREAMED`, so that a client which stops in
+the middle of a small one holds nothing; a long one passes in pieces (`body_left`) and is never accumulated, but for named statements, whose text has to be known.
+
+The machine never raises for what a client does: `fault` is set, and what was translated before it stands.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from trio_pool.errors import ClientFault, SqlState
+from trio_pool.protocol.failed import FailedTransaction
+from trio_pool.protocol.replies import Action, Edit
+from trio_pool.protocol.server import ServerSession
+from trio_pool.protocol.settings import READ_ONLY, Settings
+from trio_pool.protocol.statements import Statement, StatementRegistry
+from trio_pool.wire import messages
+from trio_pool.wire.frames import FRONTEND_LIMITS, header
+from trio_pool.wire.tags import Frontend, Status, Target
+
+STREAMED = 1 << 16
+"""Messages longer than this are forwarded in pieces. The size of one read from a socket, so that what fits a read is never split."""
+MAX_STATEMENT = 1 << 24
+"""The longest named statement: its text is kept for as long as the client lives."""
+MAX_WAITING_INPUT = 1 << 18
+"""How much input is kept for a client that waits for a server before its socket is no longer read."""
+
+QUERY = Frontend.QUERY
+BIND = Frontend.BIND
+EXECUTE = Frontend.EXECUTE
+DESCRIBE = Frontend.DESCRIBE
+PARSE = Frontend.PARSE
+CLOSE = Frontend.CLOSE
+SYNC = Frontend.SYNC
+FLUSH = Frontend.FLUSH
+TERMINATE = Frontend.TERMINATE
+_COPY = frozenset({Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL})
+_SMALL = frozenset({DESCRIBE, EXECUTE, CLOSE, SYNC, FLUSH, TERMINATE})
+_UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
+
+
+class ClientState(enum.Enum):
+    """What the client is doing."""
+
+    IDLE = "idle"
+    """No server, no transaction, no request."""
+    WAITING = "waiting"
+    """Has a request and no server for it."""
+    LINKED = "linked"
+    """Leases a server."""
+    FAILED = "failed"
+    """Its transaction was lost with its server, and it has not ended it yet."""
+    ENDING = "ending"
+    """Said Terminate, or broke the protocol: nothing it sends matters any more."""
+
+
+class ClientSession:
+    """The conversation with one client after its login."""
+
+    __slots__ = (
+        "_dropping",
+        "_failed",
+        "_need",
+        "_parts",
+        "_skipping",
+        "body_left",
+        "defaults",
+        "fault",
+        "input",
+        "max_statements",
+        "registry",
+        "replies",
+        "reported",
+        "server",
+        "settings",
+        "state",
+        "statements",
+        "unnamed",
+    )
+
+    def __init__(
+        self,
+        registry: StatementRegistry,
+        defaults: Settings,
+        settings: Settings,
+        reported: Settings,
+        *,
+        max_statements: int,
+    ) -> None:
+        self.state = ClientState.IDLE
+        self.server: ServerSession | None = None
+        self.registry = registry
+        self.statements: dict[bytes, Statement] | None = None
+        """The client's named statements; None until it has one, since most idle clients do not."""
+        self.max_statements = max_statements
+        self.unnamed: bytes | None = None
+        self.defaults = defaults
+        """What the origin's servers report after their login, as far as this client knows."""
+        self.reported = reported
+        """What the client has been told: the defaults and its own settings."""
+        self.settings = settings
+        self.input = b""
+        self.body_left = 0
+        """How much of a long message is still to pass (to the server, or nowhere: `_dropping`)."""
+        self.replies = b""
+        """What is to be sent to the client on our own account, now."""
+        self.fault: ClientFault | None = None
+        self._dropping = False
+        """Whether the body that is passing belongs to a message that is refused or ignored."""
+        self._skipping = False
+        """Whether a group was refused without a server, so that everything up to Sync is ignored. Not a state: the transaction may be idle or failed."""
+        self._failed: FailedTransaction | None = None
+        self._parts: list[bytes] = []
+        """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
+        self._need = 0
+
+    # -- the four things that happen to a client ---------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> bytes:
+        """Bytes from the client; returns those for the linked server. Look at `state`, `replies` and `fault` afterwards."""
+        if self._need:
+            self._parts.append(data)
+            self._need -= len(data)
+            if self._need > 0:
+                return b""
+            data = b"".join(self._parts)
+            self._parts = []
+            self._need = 0
+        elif self.input:
+            data = self.input + data
+            self.input = b""
+        if self.server is not None:
+            return self._translate(data, self.server)
+        self.input = data
+        if self.state is not ClientState.WAITING:
+            self._alone()
+        return b""
+
+    def link(self, server: ServerSession) -> bytes:
+        """A server is leased; returns what is to be sent to it."""
+        self.server = server
+        self.state = ClientState.LINKED
+        ahead = b""
+        if server.defaults is not self.defaults:
+            self._tell_new_defaults(server.defaults)
+        if self.settings is not server.settings or server.stale:
+            ahead = server.adopt(self.settings)
+        data, self.input = self.input, b""
+        return ahead + self._translate(data, server)
+
+    def unlink(self) -> None:
+        """The server is given back: it was free, so no transaction and no request is open. Input may be left that wants a server again."""
+        server = self.server
+        assert server is not None
+        if server.reported is not self.reported:
+            self._learn(server)
+        self.server = None
+        self.state = ClientState.IDLE
+        if self.input:
+            self._alone()
+
+    def refuse(self, error: bytes) -> None:
+        """The wait has ended without a server: the request gets this ErrorResponse, in sequence."""
+        assert self.state is ClientState.WAITING
+        self.state = ClientState.IDLE
+        self._refuse_first(error)
+        self._alone()
+
+    def lose(self, error: bytes) -> None:
+        """The linked server is lost: every outstanding request gets this ErrorResponse. Not to be called when a message was cut."""
+        server = self.server
+        assert server is not None
+        self.server = None
+        in_transaction = server.status != Status.IDLE
+        self.state = ClientState.FAILED if in_transaction else ClientState.IDLE
+        ready = messages.READY[Status.FAILED if in_transaction else Status.IDLE]
+        owed = [group for group in server.groups if not group.swallowed]
+        for group in (*server.groups, server.open_group):
+            if group is not None:
+                group.undo()
+        for group in owed:
+            self.replies += (b"" if group.failed else error) + ready
+        unfinished = server.open_count or server.open_group is not None
+        if unfinished:
+            self._skipping = True
+            if not server.skipping:
+                self.replies += error
+        if in_transaction:
+            self._failed = FailedTransaction(cause=b"" if owed or unfinished else error)
+        if self.body_left:
+            self._dropping = True
+        if self.input:
+            self._alone()
+
+    # -- without a server --------------------------------------------------------------------------------------------
+
+    def _alone(self) -> None:
+        """Eat from the front of `input` what needs no server; stop at what does, or at what is not whole."""
+        while self.input and self.state in (ClientState.IDLE, ClientState.FAILED) and self.fault is None:
+            if self.body_left:
+                self._drop(self.body_left)
+                continue
+            if len(self.input) < 5:
+                return
+            tag, length = header(self.input, 0)
+            if not self._acceptable(tag, length):
+                return
+            end = length + 1
+            whole = len(self.input) >= end
+            if self._skipping and tag not in (SYNC, TERMINATE) or tag in _COPY or tag == FLUSH:
+                self._drop(end)
+            elif tag in (SYNC, CLOSE, TERMINATE):
+                if not whole:
+                    return
+                body, self.input = self.input[5:end], self.input[end:]
+                self._answer(tag, body)
+            elif not whole and end <= STREAMED:
+                return
+            elif self.state is ClientState.IDLE:
+                self.state = ClientState.WAITING
+            elif not self._answer_failed(tag, end, whole):
+                self.state = ClientState.WAITING
+
+    def _answer(self, tag: int, body: bytes) -> None:
+        """Sync, Close and Terminate never need a server."""
+        if tag == SYNC:
+            self._skipping = False
+            self.replies += self._ready()
+        elif tag == TERMINATE:
+            self.state = ClientState.ENDING
+        else:
+            if body[:1] == b"S":
+                self._forget(body[1:-1])
+            self.replies += messages.CLOSE_COMPLETE
+
+    def _answer_failed(self, tag: int, end: int, whole: bool) -> bool:
+        """A message in a failed transaction. False if it ends the transaction and needs a server for what follows."""
+        failed = self._failed
+        assert failed is not None
+        body = self.input[5:end]
+        reply: bytes | None
+        if tag in (QUERY, Frontend.FUNCTION_CALL):
+            reply = failed.query(body.rstrip(b"\0")) if whole and tag == QUERY else failed.refuse()
+        else:
+            known = {} if self.statements is None else {n: s.rest.partition(b"\0")[0] for n, s in self.statements.items()}
+            reply = failed.request(tag, body, known) if whole else None
+            if reply is None:
+                reply = failed.refuse()
+                self._skipping = True
+        if failed.over:
+            self._failed = None
+            self.state = ClientState.IDLE
+        if reply is None:
+            return False
+        self.replies += reply
+        if tag in (QUERY, Frontend.FUNCTION_CALL):
+            self.replies += self._ready()
+        self._drop(end)
+        return True
+
+    def _refuse_first(self, error: bytes) -> None:
+        tag, length = header(self.input, 0)
+        self.replies += error
+        if tag in (QUERY, Frontend.FUNCTION_CALL):
+            self.replies += self._ready()
+        else:
+            self._skipping = True
+        self._drop(length + 1)
+
+    def _drop(self, size: int) -> None:
+        """Ignore the next `size` bytes of input, those that have not come yet included."""
+        self.body_left = max(0, size - len(self.input))
+        self._dropping = self.body_left > 0
+        self.input = self.input[size:]
+
+    def _ready(self) -> bytes:
+        return messages.READY[Status.FAILED if self.state is ClientState.FAILED else Status.IDLE]
+
+    # -- with a server -----------------------------------------------------------------------------------------------
+
+    def _translate(self, data: bytes, server: ServerSession) -> bytes:
+        """What to send to the server for `data`. Hot path: a chunk without prepared statements comes out as it went in."""
+        size = len(data)
+        at = self.body_left
+        if at:
+            if self._dropping:
+                data = data[at:]
+                self.body_left = max(0, at - size)
+                self._dropping = self.body_left > 0
+                return self._translate(data, server) if data else b""
+            if at >= size:
+                self.body_left = at - size
+                return data
+            self.body_left = 0
+        out: list[bytes] | None = None
+        start = 0  # of what is forwarded as it came
+        while at + 5 <= size:
+            tag, length = header(data, at)
+            if length > FRONTEND_LIMITS[tag] or length < 4:
+                self._acceptable(tag, length)
+                break
+            end = at + 1 + length
+            if end > size and (length < STREAMED or tag in _SMALL or tag == PARSE):
+                if length >= STREAMED and not self._collect(tag, data, at, end):
+                    self._pass_unnamed_parse(server)
+                    at = end
+                break
+            rewritten: bytes | None = None
+            if tag == QUERY:
+                self.unnamed = None
+                server.query()
+            elif tag == SYNC:
+                server.sync()
+            elif tag == EXECUTE:
+                server.open_count += 1
+            elif tag == BIND:
+                if data[at + 5] == 0 == data[at + 6]:
+                    rewritten = self._bind_unnamed(server)
+                    if rewritten is not None:
+                        rewritten += data[at:end]
+                else:
+                    rewritten = self._bind(data, at, end, server)
+                server.open_count += 1
+            elif tag == DESCRIBE:
+                if data[at + 5] == Target.STATEMENT:
+                    rewritten = self._describe(data[at:end], server)
+                server.open_count += 1
+            elif tag == PARSE:
+                rewritten = self._parse(data[at:end], server)
+            elif tag == CLOSE:
+                if data[at + 5] == Target.STATEMENT:
+                    rewritten = self._close(data[at + 6 : end - 1], server)
+                else:
+                    server.open_count += 1
+            elif tag == Frontend.FUNCTION_CALL:
+                server.query()
+            elif tag == Frontend.COPY_DONE or tag == Frontend.COPY_FAIL:
+                server.copy_ended()
+            elif tag == TERMINATE:
+                self.state = ClientState.ENDING
+                size = at
+                break
+            if rewritten is not None:
+                if out is None:
+                    out = []
+                out.append(data[start:at])
+                out.append(rewritten)
+                start = end
+                if self.fault is not None:
+                    break
+            at = end
+        return self._finish(data, start, at, size, out)
+
+    def _finish(self, data: bytes, start: int, at: int, size: int, out: list[bytes] | None) -> bytes:
+        """The walk stopped at `at`: keep the start of an incomplete message, remember how much of a long one is to come."""
+        if at > size:
+            self.body_left = at - size
+        elif at < size and self.fault is None and not self._need:
+            self.input = data[at:size]
+        if out is None:
+            return data if at >= len(data) else data[start:at]
+        out.append(data[start:at])
+        return b"".join(out)
+
+    def _bind(self, data: bytes, at: int, end: int, server: ServerSession) -> bytes | None:
+        """A Bind with its statement renamed, behind the statement itself if the server lacks it. The message may be incomplete."""
+        portal_end = data.find(b"\0", at + 5, end)
+        name_end = data.find(b"\0", portal_end + 1, end)
+        if portal_end < 0 or name_end < 0:
+            return None  # malformed: the server says so
+        name = data[portal_end + 1 : name_end]
+        if not name:
+            ahead = self._bind_unnamed(server)
+            return None if ahead is None else ahead + data[at:end]
+        statement = self.statements.get(name) if self.statements is not None else None
+        if statement is None:
+            return None  # no such statement: the server says so
+        body_size = end - at - 1 - len(name) + len(statement.name)
+        renamed = b"B%b%b%b%b" % (
+            body_size.to_bytes(4, "big"),
+            data[at + 5 : portal_end + 1],
+            statement.name,
+            data[name_end:end],
+        )
+        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
+
+    def _bind_unnamed(self, server: ServerSession) -> bytes | None:
+        """What must stand in front of something that uses the unnamed statement; None if nothing."""
+        if self.unnamed is server.unnamed:
+            return None
+        if self.unnamed is _UNKNOWN_TEXT:
+            self.unnamed = None
+        return server.prepare_unnamed(self.unnamed)
+
+    def _describe(self, message: bytes, server: ServerSession) -> bytes | None:
+        name = message[6:-1]
+        if not name:
+            ahead = self._bind_unnamed(server)
+            return None if ahead is None else ahead + message
+        statement = self.statements.get(name) if self.statements is not None else None
+        if statement is None:
+            return None
+        renamed = messages.message(DESCRIBE, b"S%b\0" % statement.name)
+        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
+
+    @staticmethod
+    def _prepared(statement: Statement, server: ServerSession) -> bytes:
+        requests, edit = server.prepare(statement)
+        server.edited(edit)
+        return requests
+
+    def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
+        """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it lacks them."""
+        name, separator, rest = message[5:].partition(b"\0")
+        if not name or not separator:
+            self.unnamed = server.unnamed = rest
+            server.open_count += 1
+            return None
+        names = self.statements
+        if names is None:
+            names = self.statements = {}
+        if name in names:
+            return self._parse_again(name, rest, server)
+        if len(names) >= self.max_statements:
+            self.fault = ClientFault(
+                f"too many prepared statements: a client may have {self.max_statements}", SqlState.LIMIT_EXCEEDED
+            )
+            return b""
+        statement = names[name] = self.registry.get(rest)
+        if server.has_statement(statement):
+            if not server.skipping:
+                server.edited(Edit(0, Action.FAKE, messages.PARSE_COMPLETE, undo=lambda: self._forget(name)))
+                self.replies += server.fakes_now()
+            else:
+                del names[name]
+            return b""
+        requests, edit = server.prepare(statement)
+        absent = edit.undo
+        assert absent is not None
+
+        def undo() -> None:
+            absent()
+            self._forget(name)
+
+        edit.action, edit.undo = Action.FORWARD, undo
+        server.edited(edit)
+        return requests
+
+    @staticmethod
+    def _parse_again(name: bytes, rest: bytes, server: ServerSession) -> bytes:
+        """The name is taken: make the server say so itself, in its own words, by taking the name there as well."""
+        server.swallow()
+        server.request()
+        server.stale.append(name)
+        return messages.parse(name, b"\0\0\0") + messages.parse(name, rest)
+
+    def _close(self, name: bytes, server: ServerSession) -> bytes:
+        """Close of a statement: the server may keep it for others, so the reply is ours."""
+        statement = self.statements.pop(name, None) if self.statements is not None else None
+        if not name:
+            self.unnamed = None
+        if server.skipping:
+            if statement is not None:
+                self._restore(name, statement)
+            return b""
+        undo = None if statement is None else lambda: self._restore(name, statement)
+        server.edited(Edit(0, Action.FAKE, messages.CLOSE_COMPLETE, undo=undo))
+        self.replies += server.fakes_now()
+        return b""
+
+    def _collect(self, tag: int, data: bytes, at: int, end: int) -> bool:
+        """A long Parse of a named statement is collected until it is whole. False for an unnamed one, which passes in pieces."""
+        if tag != PARSE or data[at + 5 : at + 6] == b"\0":
+            return False
+        if end - at > MAX_STATEMENT:
+            self.fault = ClientFault("a named prepared statement is too long", SqlState.LIMIT_EXCEEDED)
+        else:
+            self._parts = [data[at:]]
+            self._need = end - len(data)
+        return True
+
+    def _pass_unnamed_parse(self, server: ServerSession) -> None:
+        self.unnamed = server.unnamed = _UNKNOWN_TEXT
+        server.request()
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _acceptable(self, tag: int, length: int) -> bool:
+        """Whether PostgreSQL would read on after this header; otherwise `fault` is set."""
+        if not FRONTEND_LIMITS[tag]:
+            self.fault = ClientFault(f"invalid frontend message type {tag}")
+        elif not 4 <= length <= FRONTEND_LIMITS[tag]:
+            self.fault = ClientFault(f"invalid message length: {length} for message type {chr(tag)!r}")
+        return self.fault is None
+
+    def _forget(self, name: bytes) -> None:
+        if not name:
+            self.unnamed = None
+        elif self.statements is not None:
+            self.statements.pop(name, None)
+
+    def _restore(self, name: bytes, statement: Statement) -> None:
+        if self.statements is None:
+            self.statements = {}
+        self.statements[name] = statement
+
+    def _tell_new_defaults(self, defaults: Settings) -> None:
+        """The origin's defaults have changed since the client was greeted (fail-over, ALTER ROLE): say so, as PostgreSQL does."""
+        reported = defaults.but({n: v for n, v in self.settings.items() if n in defaults}) if self.settings else defaults
+        self.replies += b"".join(
+            messages.parameter_status(name, value) for name, value in reported.items() if self.reported.get(name) != value
+        )
+        self.defaults, self.reported = defaults, reported
+
+    def _learn(self, server: ServerSession) -> None:
+        """Reported parameters that the client changed while it had the server are its own from now on."""
+        changed = {
+            name: value
+            for name, value in server.reported.items()
+            if name not in READ_ONLY and self.reported.get(name) != value
+        }
+        if changed:
+            self.settings = self.settings.but(changed)
+            server.settings = server.settings.but(changed)
+        self.reported = server.reported

@@ -1,0 +1,122 @@
+"""What a server still owes, and what becomes of each reply: forwarded, swallowed, or faked.
+
+PostgreSQL answers requests strictly in order, and every Query, FunctionCall and Sync is answered, at its end, by one ReadyForQuery.
+So the queue of a server is a queue of `Group`s, one per ReadyForQuery to come. Nearly all groups are `QUERY` or `SYNCED`: shared constants
+that say "forward everything up to ReadyForQuery", which is what keeps the common case free of per-message work.
+
+A group of its own is made only when some reply of it needs an `Edit`. Within an extended-protocol group each of Parse, Bind, Describe, Execute
+and Close is answered by exactly one completion (`COMPLETIONS`) or by the group's one ErrorResponse, after which the server skips to the Sync.
+An edit therefore is an ordinal, "after so many completions", and an action:
+
+- FORWARD: the reply is the client's; the edit only remembers what to undo if the server never gets to it.
+- SWALLOW: the request was ours (a Parse that the leased server lacked); its reply goes nowhere.
+- FAKE: the request never went to the server; the payload takes the place of the reply, exactly there.
+
+An edit that the server skipped (it stood behind an error) is undone and emits nothing, as on a direct connection.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+import attrs
+
+from trio_pool.wire.tags import Backend
+
+COMPLETIONS = frozenset(
+    {
+        Backend.PARSE_COMPLETE,
+        Backend.BIND_COMPLETE,
+        Backend.CLOSE_COMPLETE,
+        Backend.NO_DATA,
+        Backend.ROW_DESCRIPTION,
+        Backend.COMMAND_COMPLETE,
+        Backend.PORTAL_SUSPENDED,
+        Backend.EMPTY_QUERY_RESPONSE,
+    }
+)
+"""Tags that complete one request of an extended-protocol group (a statement's Describe: ParameterDescription is only its first half)."""
+
+
+class Action(enum.Enum):
+    """What becomes of a reply."""
+
+    FORWARD = "forward"
+    SWALLOW = "swallow"
+    FAKE = "fake"
+
+
+@attrs.define(eq=False)
+class Edit:
+    """One reply of a group that is not simply forwarded.
+
+    `position` is the number of the group's completions that come before it. Of the two callbacks exactly one is called: `done` when the server
+    has answered the request, `undo` when it skipped it, to take back what was assumed when the request was sent (a name in a statement map).
+    """
+
+    position: int
+    action: Action
+    payload: bytes = b""
+    undo: Callable[[], None] | None = None
+    done: Callable[[], None] | None = None
+
+
+@attrs.define(eq=False)
+class Group:
+    """The requests up to one ReadyForQuery.
+
+    `by_query` tells that a Query or FunctionCall ends it rather than a Sync. `prefix` is the number of extended-protocol requests sent in
+    front of that Query without a Sync: an error in them makes the server skip the Query too. `copy_ended` tells that CopyDone or CopyFail
+    was sent before the Sync, which therefore is not one that COPY swallows. `swallowed` groups are ours from end to end.
+    """
+
+    by_query: bool = False
+    swallowed: bool = False
+    edits: list[Edit] = attrs.field(factory=list)
+    seen: int = 0
+    prefix: int = 0
+    failed: bool = False
+    copy_ended: bool = False
+
+    def fakes_due(self) -> bytes:
+        """What is to be emitted now that `seen` completions have passed."""
+        due = b""
+        while self.edits and self.edits[0].action is Action.FAKE and self.edits[0].position <= self.seen:
+            due += self._pop_done().payload
+        return due
+
+    def complete(self) -> bool:
+        """One completion has arrived. True if it is to be forwarded."""
+        forward = True
+        if self.edits and self.edits[0].position == self.seen:
+            forward = self._pop_done().action is not Action.SWALLOW
+        self.seen += 1
+        return forward
+
+    def _pop_done(self) -> Edit:
+        edit = self.edits.pop(0)
+        if edit.done is not None:
+            edit.done()
+        return edit
+
+    def fail(self) -> None:
+        """The group's ErrorResponse has arrived: what stood behind it has been skipped."""
+        self.failed = True
+        self.undo()
+
+    def undo(self) -> None:
+        """Take back everything that has not happened, the latest first."""
+        while self.edits:
+            edit = self.edits.pop()
+            if edit.undo is not None:
+                edit.undo()
+
+
+QUERY = Group(by_query=True)
+"""A simple Query or FunctionCall, all replies forwarded. Shared: never edited."""
+
+SYNCED = Group()
+"""An extended-protocol group that ends in Sync, all replies forwarded. Shared: never edited."""
+
+PLAIN = frozenset({id(QUERY), id(SYNCED)})

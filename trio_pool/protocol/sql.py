@@ -1,0 +1,47 @@
+"""Facts about SQL texts, from PostgreSQL's own parser. Never on the hot path: what is asked often is remembered per text."""
+
+from __future__ import annotations
+
+import enum
+import functools
+
+import postgast
+from postgast import pg_query_pb2 as ast
+
+_ENDINGS = frozenset(
+    {
+        ast.TRANS_STMT_COMMIT,
+        ast.TRANS_STMT_ROLLBACK,
+        ast.TRANS_STMT_PREPARE,
+    }
+)
+
+
+class Ending(enum.Enum):
+    """What a text does to a failed transaction."""
+
+    NONE = "leaves it failed"
+    EMPTY = "holds no statement"
+    ALONE = "ends it"
+    FIRST = "ends it, and goes on with other statements"
+
+
+@functools.lru_cache(maxsize=256)
+def ending(text: bytes) -> Ending:
+    """Whether a text begins with COMMIT, END, ROLLBACK, ABORT or PREPARE TRANSACTION.
+
+    AND CHAIN does not count: it ends one transaction and begins another, which needs a server.
+    """
+    try:
+        statements = postgast.parse(text.decode()).stmts
+    except (postgast.PgQueryError, UnicodeDecodeError):
+        return Ending.NONE
+    if not statements:
+        return Ending.EMPTY
+    first = statements[0].stmt
+    if first.WhichOneof("node") != "transaction_stmt":
+        return Ending.NONE
+    statement = first.transaction_stmt
+    if statement.kind not in _ENDINGS or statement.chain:
+        return Ending.NONE
+    return Ending.ALONE if len(statements) == 1 else Ending.FIRST

@@ -1,0 +1,114 @@
+"""Prepared statements that work on whichever server is leased.
+
+A statement is identified by its content (the bytes of Parse behind the name: text and parameter types) and carries one name of ours on all servers of its
+pool, so that a thousand clients preparing the same text share one statement per server (hazard E2 of any pooler: same text, other types, is another statement).
+Clients map their names to statements; servers remember which statements they have.
+
+Search path and role need not be part of the content: PostgreSQL re-analyses a cached statement when they change (plancache.c), with the values in force at execution,
+pooled or not.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from weakref import WeakValueDictionary
+
+import attrs
+
+from trio_pool.protocol.replies import Action, Edit, Group
+
+
+@attrs.define(eq=False, weakref_slot=True)
+class Statement:
+    """A prepared statement by content. `name` is its name on servers; `rest` what follows the name in Parse."""
+
+    name: bytes
+    rest: bytes
+
+
+@attrs.define(eq=False)
+class StatementRegistry:
+    """All named statements of a pool, alive as long as some client or server has them.
+
+    `prefix` makes names that no client can guess, so that a client's own unknown name can be sent to a server literally and
+    fails there with PostgreSQL's own words.
+    """
+
+    prefix: bytes
+    _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
+    _made: int = 0
+
+    def get(self, rest: bytes) -> Statement:
+        """The statement with this content."""
+        statement = self._by_content.get(rest)
+        if statement is None:
+            self._made += 1
+            statement = Statement(b"%b%d" % (self.prefix, self._made), rest)
+            self._by_content[rest] = statement
+        return statement
+
+    def __len__(self) -> int:
+        return len(self._by_content)
+
+
+@attrs.define(eq=False)
+class ServerStatements:
+    """What one server has prepared, the least recently used first.
+
+    A change is noted when its Parse or Close is sent, together with the group it travels in, and stays `unconfirmed` until it is answered: behind an error
+    in that group it is skipped. Within the same group it may be relied upon (what relies on it would be skipped as well); a later group closes the name and
+    parses again, which is right whatever happened.
+    """
+
+    limit: int
+    present: OrderedDict[Statement, None] = attrs.field(factory=OrderedDict)
+    unconfirmed: dict[Statement, Group] = attrs.field(factory=dict)
+
+    def has(self, statement: Statement, group: Group | None) -> bool:
+        """Whether a Bind in `group` (None: one without edits) may rely on the statement. Hot path."""
+        if statement not in self.present:
+            return False
+        if self.unconfirmed and self.unconfirmed.get(statement, group) is not group:
+            return False
+        self.present.move_to_end(statement)
+        return True
+
+    def parse(self, statement: Statement, group: Group) -> Edit:
+        """Note that a Parse is sent in `group`. The edit swallows its reply; the caller may make it a forwarded one."""
+        self.present[statement] = None
+        return self._edit(statement, group, undone=False)
+
+    def close(self, statement: Statement, group: Group) -> Edit:
+        """Note that a Close is sent in `group`."""
+        self.present.pop(statement, None)
+        return self._edit(statement, group, undone=True)
+
+    def _edit(self, statement: Statement, group: Group, *, undone: bool) -> Edit:
+        self.unconfirmed[statement] = group
+
+        def done() -> None:
+            if self.unconfirmed.get(statement) is group:
+                del self.unconfirmed[statement]
+
+        def undo() -> None:
+            if self.unconfirmed.get(statement) is not group:
+                return  # a later group has taken care of the name
+            del self.unconfirmed[statement]
+            if undone:
+                self.present[statement] = None
+            else:
+                self.present.pop(statement, None)
+
+        return Edit(0, Action.SWALLOW, undo=undo, done=done)
+
+    def overflow(self) -> Statement | None:
+        """The statement to close before another is parsed, if there are too many."""
+        return next(iter(self.present)) if len(self.present) >= self.limit else None
+
+    def clear(self) -> None:
+        """DISCARD ALL or DEALLOCATE ALL ran."""
+        self.present.clear()
+        self.unconfirmed.clear()
+
+    def __len__(self) -> int:
+        return len(self.present)
