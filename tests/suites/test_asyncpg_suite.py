@@ -56,7 +56,7 @@ def test_asyncpg_cannot_tell_the_pool_from_postgresql(installation: Installation
         problems = compare(direct.result(), pooled.result(), read_exceptions(), complete=True)
         counts = f"directly: {summary(direct.result())}; through the pool: {summary(pooled.result())}"
         assert sum(result == PASSED for result in direct.result().values()) > 300, counts
-        assert problems == [], counts
+        assert not problems, "\n".join([counts, *problems])
 
 
 def local_postgres(installation: Installation) -> LocalPostgres:

@@ -67,7 +67,8 @@ class Service:
         encrypted = listen_tls.mode is not TlsMode.DISABLE
         mock_key = secrets.token_bytes(32)
         credentials = {
-            name: Credentials.parse(name, user.password and user.password.reveal()) for name, user in config.users.items()
+            name: Credentials.parse(name, user.password.reveal() if user.password is not None else None)
+            for name, user in config.users.items()
         }
         for known in credentials.values():
             known.secret(mock_key)  # derived now rather than in front of the first client
@@ -102,7 +103,7 @@ class Service:
             pool = self.pools[key] = OriginPool(
                 found,
                 key.user,
-                password and password.reveal(),
+                password.reveal() if password is not None else None,
                 limits=self.config.session,
                 poller=self.poller,
                 statement_prefix=self._statement_prefix,
@@ -177,7 +178,10 @@ class Service:
             if client is not None:
                 del self.clients.by_id[client.process_id]
                 log.info(
-                    "client disconnected", client=peer, pool=str(client.origin.pool.key), reason=client.reason.value
+                    "client disconnected",
+                    client=peer,
+                    pool=str(client.origin.pool.key),
+                    reason=client.reason.value,
                 )
 
     async def _welcome(self, conversation: Conversation, host: str | None, peer: str) -> Client | None:

@@ -200,7 +200,9 @@ class Client(Connection):
 
     def on_crash(self, error: Exception) -> None:
         log.error("internal error in a client connection", client=repr(self), exc_info=error)
-        self.fail(ClientFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR))
+        self.fail(
+            ClientFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR)
+        )
 
     def _vanish(self) -> None:
         self.finish(Reason.CLIENT_VANISHED)
@@ -313,4 +315,3 @@ async def part(transport: Transport, error: bytes) -> None:
             return
         while transport.receive() != b"":
             await trio.lowlevel.wait_readable(transport.fileno())
-

@@ -109,7 +109,8 @@ async def _connect(host: str, port: int) -> tuple[socket.socket, Address]:
         addresses = await _resolve(host, port)
     except OSError as error:
         raise ServerFault(
-            f"cannot resolve the host name {host!r}: {error.strerror or error}", reason=Reason.SERVER_CONNECT_FAILED
+            f"cannot resolve the host name {host!r}: {error.strerror or error}",
+            reason=Reason.SERVER_CONNECT_FAILED,
         ) from error
     for address in addresses:
         try:
@@ -158,19 +159,25 @@ async def _encrypt(conversation: Conversation, origin: OriginPool, host: str) ->
             return None
         raise ServerFault("the server does not support TLS", reason=Reason.SERVER_CONNECT_FAILED)
     if answer != b"S":
-        raise ServerFault("the server answered SSLRequest with nonsense", reason=Reason.SERVER_PROTOCOL_VIOLATION)
+        raise ServerFault(
+            "the server answered SSLRequest with nonsense", reason=Reason.SERVER_PROTOCOL_VIOLATION
+        )
     if conversation.unread:
         raise ServerFault(
-            "the server sent unencrypted data after its answer to SSLRequest", reason=Reason.SERVER_PROTOCOL_VIOLATION
+            "the server sent unencrypted data after its answer to SSLRequest",
+            reason=Reason.SERVER_PROTOCOL_VIOLATION,
         )
     try:
         transport = await conversation.upgrade(origin.tls_context, server_side=False, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         raise ServerFault(
-            f"the server's certificate is not acceptable: {error.verify_message}", reason=Reason.SERVER_CONNECT_FAILED
+            f"the server's certificate is not acceptable: {error.verify_message}",
+            reason=Reason.SERVER_CONNECT_FAILED,
         ) from error
     except ssl.SSLError as error:
-        raise ServerFault(f"TLS failed: {error.reason or error}", reason=Reason.SERVER_CONNECT_FAILED) from error
+        raise ServerFault(
+            f"TLS failed: {error.reason or error}", reason=Reason.SERVER_CONNECT_FAILED
+        ) from error
     return transport.tls.getpeercert(binary_form=True)
 
 

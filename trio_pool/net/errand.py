@@ -48,7 +48,9 @@ class SettingsTrial:
         try:
             server = self.origin.pool.acquire(self)
         except PoolFull:
-            raise ServerFault("failed to acquire a connection from the pool", "53300", reason=Reason.CLIENT_REFUSED) from None
+            raise ServerFault(
+                "failed to acquire a connection from the pool", "53300", reason=Reason.CLIENT_REFUSED
+            ) from None
         if server is not None:
             self.granted(server)
         try:

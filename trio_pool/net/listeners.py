@@ -73,7 +73,9 @@ def _listen_unix(path: str) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.bind(path)
-        os.chmod(path, 0o777)  # as PostgreSQL's unix_socket_permissions: who may connect is decided by authentication
+        os.chmod(
+            path, 0o777
+        )  # as PostgreSQL's unix_socket_permissions: who may connect is decided by authentication
     except BaseException:
         sock.close()
         raise
@@ -140,7 +142,9 @@ def _refuse(listener: socket.socket, spare: int | None, error: OSError) -> int |
                 try:
                     sock.send(
                         messages.error(
-                            SqlState.TOO_MANY_CONNECTIONS, "trio-pool has no file descriptor left", severity="FATAL"
+                            SqlState.TOO_MANY_CONNECTIONS,
+                            "trio-pool has no file descriptor left",
+                            severity="FATAL",
                         )
                     )
                 except OSError:

@@ -122,7 +122,9 @@ class OriginPool:
     @property
     def _wanted(self) -> bool:
         """Whether to open one more: the pool wants it, or clients cannot be greeted before a first server has logged in."""
-        return self.pool.wants_server or (self.defaults is None and self._greeting > 0 and not self.pool.servers)
+        return self.pool.wants_server or (
+            self.defaults is None and self._greeting > 0 and not self.pool.servers
+        )
 
     async def _open(self) -> Server:
         """One login. Its place in the pool is taken before and given back if it fails."""
@@ -135,7 +137,8 @@ class OriginPool:
                     dialled = await dial(self)
             except trio.TooSlowError:
                 raise ServerFault(
-                    f"no connection to {self.database.origin} within server_connect", reason=Reason.SERVER_CONNECT_TIMEOUT
+                    f"no connection to {self.database.origin} within server_connect",
+                    reason=Reason.SERVER_CONNECT_TIMEOUT,
                 ) from None
             server = Server(self, dialled, slot)
         except BaseException:
@@ -180,7 +183,11 @@ class OriginPool:
         """SQLSTATE, message and detail for a client that got no lease in time."""
         statistics = self.pool.statistics()
         if self.failure is not None and not statistics.leased:
-            return (SqlState.CANNOT_CONNECT, f"cannot connect to the origin: {self.failure.message}", self._describe())
+            return (
+                SqlState.CANNOT_CONNECT,
+                f"cannot connect to the origin: {self.failure.message}",
+                self._describe(),
+            )
         return (
             SqlState.TOO_MANY_CONNECTIONS,
             "failed to acquire a connection from the pool",

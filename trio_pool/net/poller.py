@@ -64,7 +64,11 @@ class PortableReadiness:
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
         ready = self._selector.select(timeout)[:maxevents]
         return [
-            (key.fd, READABLE * bool(events & selectors.EVENT_READ) | WRITABLE * bool(events & selectors.EVENT_WRITE))
+            (
+                key.fd,
+                READABLE * bool(events & selectors.EVENT_READ)
+                | WRITABLE * bool(events & selectors.EVENT_WRITE),
+            )
             for key, events in ready
         ]
 

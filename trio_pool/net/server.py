@@ -122,7 +122,9 @@ class Server(Connection):
 
     def on_crash(self, error: Exception) -> None:
         log.error("internal error in a server connection", server=repr(self), exc_info=error)
-        self.lose(ServerFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR))
+        self.lose(
+            ServerFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR)
+        )
 
     def offer(self) -> None:
         """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of a message."""
@@ -171,7 +173,9 @@ class Server(Connection):
             why = f": {self.transport.error}" if self.transport.error else ""
             self.lose(
                 ServerFault(
-                    f"the server closed the connection{why}", SqlState.CONNECTION_FAILURE, reason=Reason.SERVER_CLOSED
+                    f"the server closed the connection{why}",
+                    SqlState.CONNECTION_FAILURE,
+                    reason=Reason.SERVER_CLOSED,
                 )
             )
 
@@ -295,7 +299,9 @@ class Server(Connection):
             return
         now = trio.current_time()
         if self.state is ServerState.CLEANING and now >= self.clean_by:
-            self.lose(ServerFault("the server did not become clean in time", reason=Reason.SERVER_CLEANUP_TIMEOUT))
+            self.lose(
+                ServerFault("the server did not become clean in time", reason=Reason.SERVER_CLEANUP_TIMEOUT)
+            )
         elif self.state is ServerState.IDLE:
             self._retire_if_due(now)
 
@@ -320,4 +326,3 @@ class ServerSlot:
 
 def _not_clean(why: str) -> ServerFault:
     return ServerFault(why, reason=Reason.SERVER_NOT_CLEAN)
-

@@ -6,7 +6,7 @@ Source: PostgreSQL 18, sections "Secure TCP/IP Connections with SSL" and "SSL Su
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from trio_pool.config.access import ListenTLS
 from trio_pool.config.origin import Origin, SslMode
@@ -60,12 +60,12 @@ def own_certificate(context_of: ListenTLS) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pem[begin : end + len("-----END CERTIFICATE-----")])
 
 
-def names(certificate: dict[str, object] | None) -> frozenset[str]:
+def names(certificate: Mapping[str, object] | None) -> frozenset[str]:
     """The common names of a verified client certificate, in the form of `SSLObject.getpeercert`."""
     return frozenset(_common_names(certificate or {}))
 
 
-def _common_names(certificate: dict[str, object]) -> Iterator[str]:
+def _common_names(certificate: Mapping[str, object]) -> Iterator[str]:
     subject = certificate.get("subject", ())
     assert isinstance(subject, tuple)
     for relative_name in subject:

@@ -19,8 +19,13 @@ _BLOCKED = (BlockingIOError, InterruptedError)
 class Transport(Protocol):
     """What the lives of clients and servers need of a socket."""
 
-    pending: bool
-    error: OSError | None
+    @property
+    def pending(self) -> bool:
+        """Whether something that was sent is still here."""
+
+    @property
+    def error(self) -> OSError | None:
+        """What ended the connection, where the system told."""
 
     def fileno(self) -> int: ...
     def receive(self) -> bytes | None: ...
@@ -92,7 +97,12 @@ class TLSTransport:
     __slots__ = ("_ended", "_incoming", "_outgoing", "_plain", "tls")
 
     def __init__(
-        self, plain: PlainTransport, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+        self,
+        plain: PlainTransport,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
     ) -> None:
         self._plain = plain
         self._incoming = ssl.MemoryBIO()

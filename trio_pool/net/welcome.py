@@ -50,7 +50,9 @@ class Reception:
     channel_binding: bytes | None
     mock_key: bytes
 
-    async def welcome(self, conversation: Conversation, host: str | None, peer: str) -> Client | CancelRequest:
+    async def welcome(
+        self, conversation: Conversation, host: str | None, peer: str
+    ) -> Client | CancelRequest:
         """Everything up to ReadyForQuery. `host` is the client's numeric address, None on a Unix socket.
 
         The client's part is bounded by `client_login`; what it then waits for the pool, by the database's `lease_wait`.
@@ -84,7 +86,11 @@ class Reception:
             request = read_startup(await conversation.startup())
             if not isinstance(request, Negotiation):
                 return request
-            if request is Negotiation.SSL and context is not None and not isinstance(conversation.transport, TLSTransport):
+            if (
+                request is Negotiation.SSL
+                and context is not None
+                and not isinstance(conversation.transport, TLSTransport)
+            ):
                 if conversation.unread:
                     raise ClientFault("received unencrypted data after SSL request")
                 await conversation.send(b"S")
@@ -97,7 +103,9 @@ class Reception:
             await conversation.upgrade(context, server_side=True)
         except ssl.SSLError as error:
             raise ClientFault(
-                "could not accept SSL connection", reason=Reason.CLIENT_TLS_FAILED, detail=error.reason or str(error)
+                "could not accept SSL connection",
+                reason=Reason.CLIENT_TLS_FAILED,
+                detail=error.reason or str(error),
             ) from error
 
     @staticmethod
@@ -125,7 +133,9 @@ class Reception:
             )
         return user, request.parameters.get("database") or user
 
-    async def _authenticate(self, conversation: Conversation, user: str, database: str, host: str | None) -> None:
+    async def _authenticate(
+        self, conversation: Conversation, user: str, database: str, host: str | None
+    ) -> None:
         transport = conversation.transport
         encrypted = isinstance(transport, TLSTransport)
         if self.config.listen.tls.mode is TlsMode.REQUIRE and not encrypted and host is not None:
@@ -164,7 +174,9 @@ class Reception:
         origin = self.pool_for(database, user)
         if origin is None:
             raise ClientFault(
-                f'database "{database}" does not exist', SqlState.UNKNOWN_DATABASE, reason=Reason.CLIENT_REFUSED
+                f'database "{database}" does not exist',
+                SqlState.UNKNOWN_DATABASE,
+                reason=Reason.CLIENT_REFUSED,
             )
         settings, reported, defaults = await self._settings(request, origin)
         options = [name for name in request.parameters if name.startswith("_pq_.")]
@@ -186,7 +198,9 @@ class Reception:
             session.receive(early)
         return client
 
-    async def _settings(self, request: StartupMessage, origin: OriginPool) -> tuple[Settings, Settings, Settings]:
+    async def _settings(
+        self, request: StartupMessage, origin: OriginPool
+    ) -> tuple[Settings, Settings, Settings]:
         """What the client wants set, everything that is reported to it, and the origin's defaults."""
         wanted = {
             name: value
@@ -196,7 +210,9 @@ class Reception:
         try:
             wanted = read_options(request.parameters.get("options", "")) | wanted
         except ValueError as error:
-            raise ClientFault(str(error), SqlState.FEATURE_NOT_SUPPORTED, reason=Reason.CLIENT_REFUSED) from error
+            raise ClientFault(
+                str(error), SqlState.FEATURE_NOT_SUPPORTED, reason=Reason.CLIENT_REFUSED
+            ) from error
         asis = {name: value for name, value in wanted.items() if needs_no_trial(name, value)}
         try:
             with trio.fail_after(origin.database.timeouts.lease_wait):
@@ -229,5 +245,3 @@ def _certificate_names(transport: TLSTransport) -> frozenset[str] | None:
 
 def _refused(message: str) -> ClientFault:
     return ClientFault(message, SqlState.INVALID_AUTHORIZATION, reason=Reason.CLIENT_REFUSED)
-
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -42,7 +42,7 @@ class PooledServer(Protocol):
 class Waiter(Protocol):
     """What a pool needs of a client: to be told, synchronously, that it now has a server."""
 
-    def granted(self, server: PooledServer, /) -> None: ...
+    def granted(self, server: Any, /) -> None: ...
 
 
 class PoolFull(Exception):
@@ -94,7 +94,9 @@ class Pool(Generic[S, W]):
     idle: dict[S, None] = attrs.field(factory=dict)
     leased: dict[S, W] = attrs.field(factory=dict)
     others: dict[ServerState, dict[PooledServer, None]] = attrs.field(
-        factory=lambda: {s: {} for s in (ServerState.CONNECTING, ServerState.CLEANING, ServerState.CANCELLING)}
+        factory=lambda: {
+            s: {} for s in (ServerState.CONNECTING, ServerState.CLEANING, ServerState.CANCELLING)
+        }
     )
     waiting: OrderedDict[W, None] = attrs.field(factory=OrderedDict)
     leases: int = 0

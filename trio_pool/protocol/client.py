@@ -223,6 +223,8 @@ class ClientSession:
                 self._answer(tag, body)
             elif not whole and end <= STREAMED:
                 return
+            elif tag == PARSE and whole and self._prepare_alone(self.input[5:end]):
+                self._drop(end)
             elif self.state is ClientState.IDLE:
                 self.state = ClientState.WAITING
             elif not self._answer_failed(tag, end, whole):
@@ -240,6 +242,27 @@ class ClientSession:
                 self._forget(body[1:-1])
             self.replies += messages.CLOSE_COMPLETE
 
+    def _prepare_alone(self, body: bytes) -> bool:
+        """Parse of a named statement that some server has accepted before needs none now; it gets there with its first Bind.
+
+        That is more than thrift: a program that prepares in one connection and waits, while it holds a transaction open in another, would wait for itself.
+        """
+        name, _, rest = body.partition(b"\0")
+        names = self.statements if self.statements is not None else {}
+        if (
+            not name
+            or name in names
+            or len(names) >= self.max_statements
+            or self.state is not ClientState.IDLE
+        ):
+            return False
+        statement = self.registry.proven(rest)
+        if statement is None:
+            return False
+        self._restore(name, statement)
+        self.replies += messages.PARSE_COMPLETE
+        return True
+
     def _answer_failed(self, tag: int, end: int, whole: bool) -> bool:
         """A message in a failed transaction. False if it ends the transaction and needs a server for what follows."""
         failed = self._failed
@@ -249,7 +272,11 @@ class ClientSession:
         if tag in (QUERY, Frontend.FUNCTION_CALL):
             reply = failed.query(body.rstrip(b"\0")) if whole and tag == QUERY else failed.refuse()
         else:
-            known = {} if self.statements is None else {n: s.rest.partition(b"\0")[0] for n, s in self.statements.items()}
+            known = (
+                {}
+                if self.statements is None
+                else {n: s.rest.partition(b"\0")[0] for n, s in self.statements.items()}
+            )
             reply = failed.request(tag, body, known) if whole else None
             if reply is None:
                 reply = failed.refuse()
@@ -430,7 +457,8 @@ class ClientSession:
             return self._parse_again(name, rest, server)
         if len(names) >= self.max_statements:
             self.fault = ClientFault(
-                f"too many prepared statements: a client may have {self.max_statements}", SqlState.LIMIT_EXCEEDED
+                f"too many prepared statements: a client may have {self.max_statements}",
+                SqlState.LIMIT_EXCEEDED,
             )
             return b""
         statement = names[name] = self.registry.get(rest)
@@ -513,9 +541,15 @@ class ClientSession:
 
     def _tell_new_defaults(self, defaults: Settings) -> None:
         """The origin's defaults have changed since the client was greeted (fail-over, ALTER ROLE): say so, as PostgreSQL does."""
-        reported = defaults.but({n: v for n, v in self.settings.items() if n in defaults}) if self.settings else defaults
+        reported = (
+            defaults.but({n: v for n, v in self.settings.items() if n in defaults})
+            if self.settings
+            else defaults
+        )
         self.replies += b"".join(
-            messages.parameter_status(name, value) for name, value in reported.items() if self.reported.get(name) != value
+            messages.parameter_status(name, value)
+            for name, value in reported.items()
+            if self.reported.get(name) != value
         )
         self.defaults, self.reported = defaults, reported
 

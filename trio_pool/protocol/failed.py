@@ -14,7 +14,8 @@ from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Target
 
 ABORTED = messages.error(
-    SqlState.FAILED_TRANSACTION, "current transaction is aborted, commands ignored until end of transaction block"
+    SqlState.FAILED_TRANSACTION,
+    "current transaction is aborted, commands ignored until end of transaction block",
 )
 _NO_PARAMETERS = messages.message(ord("t"), b"\0\0")
 

@@ -9,7 +9,7 @@ Two small immutable values, interned, so that "nothing differs" is one identity 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from weakref import WeakValueDictionary
 
 import attrs
@@ -29,24 +29,30 @@ READ_ONLY = frozenset(
 """Reported parameters that a session cannot set: they change with the server, not with the client."""
 
 
-@attrs.define(frozen=True, eq=False, weakref_slot=True)
-class Settings(Mapping[str, str]):
+@attrs.frozen(eq=False, weakref_slot=True)
+class Settings:
     """An immutable, interned mapping of parameter names to values; compare with `is`."""
 
-    values_by_name: dict[str, str]
+    _values: Mapping[str, str]
 
-    def __getitem__(self, name: str) -> str:
-        return self.values_by_name[name]
-
-    def __iter__(self) -> Iterable[str]:  # type: ignore[override]
-        return iter(self.values_by_name)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self.values_by_name)
+        return len(self._values)
 
-    def but(self, changes: Mapping[str, str]) -> Settings:
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        return self._values.get(name, default)
+
+    def items(self) -> ItemsView[str, str]:
+        return self._values.items()
+
+    def but(self, changes: Mapping[str, str] | Settings) -> Settings:
         """The same with `changes` applied."""
-        return intern({**self.values_by_name, **changes})
+        return intern({**self._values, **dict(changes.items())})
 
 
 _known: WeakValueDictionary[frozenset[tuple[str, str]], Settings] = WeakValueDictionary()
@@ -74,7 +80,9 @@ def difference(has: Settings, wants: Settings) -> bytes:
     if not changed and not gone:
         return b""
     requests = b"".join(_run(f"RESET {quote_setting(name)}", []) for name in gone)
-    requests += b"".join(_run("SELECT pg_catalog.set_config($1, $2, false)", pair) for pair in changed.items())
+    requests += b"".join(
+        _run("SELECT pg_catalog.set_config($1, $2, false)", pair) for pair in changed.items()
+    )
     return requests + messages.SYNC
 
 
@@ -82,7 +90,7 @@ def canonical(wanted: Settings, reported: Settings) -> Settings:
     """Settings as the server names and spells them, where it reports them: `timezone = utc` becomes `TimeZone = UTC`."""
     names = {name.lower(): name for name in reported}
     spelled = {names.get(name.lower(), name): value for name, value in wanted.items()}
-    return intern({name: reported.get(name, value) for name, value in spelled.items()})
+    return intern({name: reported[name] if name in reported else value for name, value in spelled.items()})
 
 
 def needs_no_trial(name: str, value: str) -> bool:
@@ -91,7 +99,9 @@ def needs_no_trial(name: str, value: str) -> bool:
 
 
 def _run(sql: str, parameters: Iterable[str]) -> bytes:
-    return messages.parse(b"", messages.text(sql) + b"\0\0") + messages.bind(b"", parameters) + messages.EXECUTE
+    return (
+        messages.parse(b"", messages.text(sql) + b"\0\0") + messages.bind(b"", parameters) + messages.EXECUTE
+    )
 
 
 def quote_setting(name: str) -> str:
@@ -115,7 +125,9 @@ def read_options(options: str) -> dict[str, str]:
         elif word.startswith("--"):
             assignment = word[2:]
         else:
-            raise ValueError(f"unsupported startup option {word!r}: only -c name=value and --name=value can be carried along")
+            raise ValueError(
+                f"unsupported startup option {word!r}: only -c name=value and --name=value can be carried along"
+            )
         name, equals, value = assignment.partition("=")
         if not equals or not name:
             raise ValueError(f"startup option {word!r} needs the form name=value")

@@ -20,10 +20,14 @@ from trio_pool.protocol.replies import Action, Edit, Group
 
 @attrs.define(eq=False, weakref_slot=True)
 class Statement:
-    """A prepared statement by content. `name` is its name on servers; `rest` what follows the name in Parse."""
+    """A prepared statement by content. `name` is its name on servers; `rest` what follows the name in Parse.
+
+    `proven` tells that some server has accepted it, so that preparing it once more needs none.
+    """
 
     name: bytes
     rest: bytes
+    proven: bool = False
 
 
 @attrs.define(eq=False)
@@ -46,6 +50,11 @@ class StatementRegistry:
             statement = Statement(b"%b%d" % (self.prefix, self._made), rest)
             self._by_content[rest] = statement
         return statement
+
+    def proven(self, rest: bytes) -> Statement | None:
+        """The statement with this content, if a server has accepted it."""
+        statement = self._by_content.get(rest)
+        return statement if statement is not None and statement.proven else None
 
     def __len__(self) -> int:
         return len(self._by_content)
@@ -76,17 +85,18 @@ class ServerStatements:
     def parse(self, statement: Statement, group: Group) -> Edit:
         """Note that a Parse is sent in `group`. The edit swallows its reply; the caller may make it a forwarded one."""
         self.present[statement] = None
-        return self._edit(statement, group, undone=False)
+        return self._edit(statement, group, closing=False)
 
     def close(self, statement: Statement, group: Group) -> Edit:
         """Note that a Close is sent in `group`."""
         self.present.pop(statement, None)
-        return self._edit(statement, group, undone=True)
+        return self._edit(statement, group, closing=True)
 
-    def _edit(self, statement: Statement, group: Group, *, undone: bool) -> Edit:
+    def _edit(self, statement: Statement, group: Group, *, closing: bool) -> Edit:
         self.unconfirmed[statement] = group
 
         def done() -> None:
+            statement.proven = statement.proven or not closing
             if self.unconfirmed.get(statement) is group:
                 del self.unconfirmed[statement]
 
@@ -94,7 +104,7 @@ class ServerStatements:
             if self.unconfirmed.get(statement) is not group:
                 return  # a later group has taken care of the name
             del self.unconfirmed[statement]
-            if undone:
+            if closing:
                 self.present[statement] = None
             else:
                 self.present.pop(statement, None)

@@ -45,7 +45,10 @@ CLOSE_COMPLETE = message(Backend.CLOSE_COMPLETE)
 NO_DATA = message(Backend.NO_DATA)
 EMPTY_QUERY = message(Backend.EMPTY_QUERY_RESPONSE)
 AUTHENTICATION_OK = message(Backend.AUTHENTICATION, _int32.pack(AuthenticationCode.OK))
-READY = {s: message(Backend.READY_FOR_QUERY, bytes([s])) for s in (Status.IDLE, Status.IN_TRANSACTION, Status.FAILED)}
+READY = {
+    s: message(Backend.READY_FOR_QUERY, bytes([s]))
+    for s in (Status.IDLE, Status.IN_TRANSACTION, Status.FAILED)
+}
 """ReadyForQuery by transaction status."""
 
 
@@ -72,7 +75,9 @@ def negotiate_protocol_version(minor: int, unknown_options: Iterable[str]) -> by
     """NegotiateProtocolVersion: the newest version we speak, and the `_pq_.` options we do not."""
     names = [text(name) for name in unknown_options]
     version = StartupCode.PROTOCOL_3_0 | minor
-    return message(Backend.NEGOTIATE_PROTOCOL_VERSION, struct.pack("!II", version, len(names)) + b"".join(names))
+    return message(
+        Backend.NEGOTIATE_PROTOCOL_VERSION, struct.pack("!II", version, len(names)) + b"".join(names)
+    )
 
 
 def command_complete(tag: str) -> bytes:
@@ -81,18 +86,30 @@ def command_complete(tag: str) -> bytes:
 
 def _fields(severity: str, sqlstate: str, summary: str, detail: str | None, hint: str | None) -> bytes:
     fields = {"S": severity, "V": severity, "C": sqlstate, "M": summary, "D": detail, "H": hint}
-    return b"".join(k.encode() + text(v.replace("\0", "")) for k, v in fields.items() if v is not None) + b"\0"
+    return (
+        b"".join(k.encode() + text(v.replace("\0", "")) for k, v in fields.items() if v is not None) + b"\0"
+    )
 
 
 def error(
-    sqlstate: str, summary: str, *, severity: str = "ERROR", detail: str | None = None, hint: str | None = None
+    sqlstate: str,
+    summary: str,
+    *,
+    severity: str = "ERROR",
+    detail: str | None = None,
+    hint: str | None = None,
 ) -> bytes:
     """An ErrorResponse."""
     return message(Backend.ERROR_RESPONSE, _fields(severity, sqlstate, summary, detail, hint))
 
 
 def notice(
-    sqlstate: str, summary: str, *, severity: str = "NOTICE", detail: str | None = None, hint: str | None = None
+    sqlstate: str,
+    summary: str,
+    *,
+    severity: str = "NOTICE",
+    detail: str | None = None,
+    hint: str | None = None,
 ) -> bytes:
     """A NoticeResponse."""
     return message(Backend.NOTICE_RESPONSE, _fields(severity, sqlstate, summary, detail, hint))
