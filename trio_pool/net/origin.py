@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import math
 import random
-import ssl
-from collections.abc import Mapping
 
 import structlog
 import trio
 
 from trio_pool.config.model import Database, PoolMode, Session
 from trio_pool.errors import Reason, ServerFault, SqlState
-from trio_pool.net import tls
+from trio_pool.net.dial import OriginAccess, dial
 from trio_pool.net.leaseholder import Leaseholder
-from trio_pool.net.dial import dial
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.poller import Poller
 from trio_pool.net.server import Server, ServerSlot
@@ -48,7 +45,7 @@ class OriginPool:
         self.database = database
         self.limits = limits
         self.poller = poller
-        self.password = password
+        self.access = OriginAccess.to(database, user, password)
         self.pool: Pool[Server, Leaseholder] = Pool(
             key=PoolKey(database.name, user),
             size=database.pool_size,
@@ -56,7 +53,7 @@ class OriginPool:
             max_waiting=database.max_waiting,
             grow=self._grow,
         )
-        self.statements = StatementRegistry(statement_prefix)
+        self.statements: StatementRegistry = StatementRegistry(statement_prefix)
         self.releases = database.pool_mode is PoolMode.TRANSACTION
         self.defaults: Settings | None = None
         """What servers of this pool report right after their login; None until the first has."""
@@ -66,20 +63,9 @@ class OriginPool:
         """Whether the pool is not configured any more: servers close instead of becoming idle."""
         self.tried: dict[Settings, Settings] = {}
         """Settings that clients asked for at start-up and a server has taken, and what it made of them."""
-        self.tls_context: ssl.SSLContext = tls.origin_context(database.origin)
         self._mailbox = Mailbox()
         self._attempted = trio.Event()
         self._greeting = 0
-
-    @property
-    def startup_parameters(self) -> Mapping[str, str]:
-        """What our own StartupMessage says."""
-        origin = self.database.origin
-        return {
-            "user": self.pool.key.user,
-            "database": origin.dbname or self.database.name,
-            **origin.parameters,
-        }
 
     def jittered(self, span: float) -> float:
         """Up to a tenth less, so that servers opened together do not all end together."""
@@ -134,7 +120,7 @@ class OriginPool:
         try:
             try:
                 with trio.fail_after(self.database.timeouts.server_connect):
-                    dialled = await dial(self)
+                    dialled = await dial(self.access)
             except trio.TooSlowError:
                 raise ServerFault(
                     f"no connection to {self.database.origin} within server_connect",

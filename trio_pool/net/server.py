@@ -56,7 +56,9 @@ class Server(Connection):
         self.origin = origin
         self.dialled = dialled
         self.session = ServerSession(
-            intern(dialled.login.parameters), max_statements=origin.limits.server_prepared_statements
+            intern(dialled.login.parameters),
+            max_statements=origin.limits.server_prepared_statements,
+            on_plans_changed=origin.statements.renew,
         )
         self.client: Leaseholder | None = None
         self.state = slot.state
@@ -232,7 +234,7 @@ class Server(Connection):
         self.cancels += 1
         try:
             with trio.move_on_after(self.origin.database.timeouts.cancel):
-                await send_cancel(self.dialled, self.origin)
+                await send_cancel(self.dialled, self.origin.access)
         except (OSError, ServerFault) as error:
             log.warning("a cancel request failed", server=repr(self), error=str(error))
         finally:

@@ -189,7 +189,12 @@ class Reception:
         greeting += messages.backend_key_data(*key) + messages.READY[ord("I")]
         limits = self.config.session
         session = ClientSession(
-            origin.statements, defaults, settings, reported, max_statements=limits.max_prepared_statements
+            origin.statements,
+            defaults,
+            settings,
+            reported,
+            max_statements=limits.max_prepared_statements,
+            shares=origin.releases,
         )
         await conversation.send(greeting)
         client = Client(self.poller, conversation.transport, origin, session, key, peer)

@@ -69,6 +69,7 @@ class ClientSession:
         "_failed",
         "_need",
         "_parts",
+        "_quiet",
         "_skipping",
         "body_left",
         "defaults",
@@ -80,6 +81,7 @@ class ClientSession:
         "reported",
         "server",
         "settings",
+        "shares",
         "state",
         "statements",
         "unnamed",
@@ -93,6 +95,7 @@ class ClientSession:
         reported: Settings,
         *,
         max_statements: int,
+        shares: bool = True,
     ) -> None:
         self.state = ClientState.IDLE
         self.server: ServerSession | None = None
@@ -100,6 +103,8 @@ class ClientSession:
         self.statements: dict[bytes, Statement] | None = None
         """The client's named statements; None until it has one, since most idle clients do not."""
         self.max_statements = max_statements
+        self.shares = shares
+        """Whether leases end with transactions, so that ending one early makes room for others."""
         self.unnamed: bytes | None = None
         self.defaults = defaults
         """What the origin's servers report after their login, as far as this client knows."""
@@ -117,6 +122,8 @@ class ClientSession:
         self._skipping = False
         """Whether a group was refused without a server, so that everything up to Sync is ignored. Not a state: the transaction may be idle or failed."""
         self._failed: FailedTransaction | None = None
+        self._quiet = False
+        """Whether a Sync of ours is to be answered before anything else is sent: see `_end_quietly`."""
         self._parts: list[bytes] = []
         """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
         self._need = 0
@@ -136,9 +143,11 @@ class ClientSession:
         elif self.input:
             data = self.input + data
             self.input = b""
-        if self.server is not None:
+        if self.server is not None and not self._quiet:
             return self._translate(data, self.server)
         self.input = data
+        if self._quiet:
+            return b""
         if self.state is not ClientState.WAITING:
             self._alone()
         return b""
@@ -163,6 +172,10 @@ class ClientSession:
             self._learn(server)
         self.server = None
         self.state = ClientState.IDLE
+        if self._quiet:
+            self._quiet = False
+            self._skipping = server.quiet_failed
+            server.quiet_failed = False
         if self.input:
             self._alone()
 
@@ -186,7 +199,12 @@ class ClientSession:
             if group is not None:
                 group.undo()
         for group in owed:
-            self.replies += (b"" if group.failed else error) + ready
+            self.replies += b"" if group.failed else error
+            if group.quiet:
+                self._skipping = True
+            else:
+                self.replies += ready
+        self._quiet = False
         unfinished = server.open_count or server.open_group is not None
         if unfinished:
             self._skipping = True
@@ -326,6 +344,8 @@ class ClientSession:
                 self.body_left = at - size
                 return data
             self.body_left = 0
+        earlier = server.open_count  # requests of the group being sent that came in earlier chunks
+        bound = False  # whether one in this chunk has touched a portal
         out: list[bytes] | None = None
         start = 0  # of what is forwarded as it came
         while at + 5 <= size:
@@ -348,6 +368,7 @@ class ClientSession:
             elif tag == EXECUTE:
                 server.open_count += 1
             elif tag == BIND:
+                bound = True
                 if data[at + 5] == 0 == data[at + 6]:
                     rewritten = self._bind_unnamed(server)
                     if rewritten is not None:
@@ -374,6 +395,8 @@ class ClientSession:
                 self.state = ClientState.ENDING
                 size = at
                 break
+            elif tag == FLUSH and not (bound or earlier) and self._may_end_quietly(server):
+                return b"".join([*(out or ()), data[start:at], self._end_quietly(data[end:], server)])
             if rewritten is not None:
                 if out is None:
                     out = []
@@ -384,6 +407,20 @@ class ClientSession:
                     break
             at = end
         return self._finish(data, start, at, size, out)
+
+    def _may_end_quietly(self, server: ServerSession) -> bool:
+        return self.shares and server.open_count > 0 and not server.groups and server.status == Status.IDLE
+
+    def _end_quietly(self, rest: bytes, server: ServerSession) -> bytes:
+        """Flush behind nothing but Parse, Describe and Close of statements: send Sync in its place, so that the lease can end.
+
+        A driver that prepares like this (asyncpg) may do nothing else for a long time, and nothing is open on the server but an empty implicit
+        transaction. What follows is held back until the Sync is answered: if the group has failed, the client still has to be brought to its own Sync.
+        """
+        server.quiet_sync()
+        self._quiet = True
+        self.input = rest
+        return messages.SYNC
 
     def _finish(self, data: bytes, start: int, at: int, size: int, out: list[bytes] | None) -> bytes:
         """The walk stopped at `at`: keep the start of an incomplete message, remember how much of a long one is to come."""

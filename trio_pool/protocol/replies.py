@@ -68,11 +68,13 @@ class Group:
 
     `by_query` tells that a Query or FunctionCall ends it rather than a Sync. `prefix` is the number of extended-protocol requests sent in
     front of that Query without a Sync: an error in them makes the server skip the Query too. `copy_ended` tells that CopyDone or CopyFail
-    was sent before the Sync, which therefore is not one that COPY swallows. `swallowed` groups are ours from end to end.
+    was sent before the Sync, which therefore is not one that COPY swallows. `swallowed` groups are ours from end to end; of `quiet` ones only the end is: the client sent
+    Flush where we sent Sync.
     """
 
     by_query: bool = False
     swallowed: bool = False
+    quiet: bool = False
     edits: list[Edit] = attrs.field(factory=list)
     seen: int = 0
     prefix: int = 0

@@ -19,6 +19,7 @@ skipped and answered by nothing.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.protocol import settings as session_settings
@@ -79,8 +80,10 @@ class ServerSession:
         "drop_body",
         "failure",
         "groups",
+        "on_plans_changed",
         "open_count",
         "open_group",
+        "quiet_failed",
         "reported",
         "rest",
         "settings",
@@ -90,7 +93,13 @@ class ServerSession:
         "unnamed",
     )
 
-    def __init__(self, reported: Settings, *, max_statements: int) -> None:
+    def __init__(
+        self,
+        reported: Settings,
+        *,
+        max_statements: int,
+        on_plans_changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.status: int = IDLE
         self.groups: deque[Group] = deque()
         self.open_count = 0
@@ -108,6 +117,10 @@ class ServerSession:
         self.statements = ServerStatements(max_statements)
         self.unnamed: bytes | None = None
         """Content of the unnamed statement, None if there is none."""
+        self.quiet_failed = False
+        """Whether the last quiet group failed, so that its client has to skip to its own Sync."""
+        self.on_plans_changed = on_plans_changed
+        """Called when a statement fails because its result type has changed: what is prepared from now on must be prepared anew."""
         self.stale: list[bytes] = []
         """Names that an attempt to reuse a name left behind; closed at the next lease."""
         self.defaults = reported
@@ -174,7 +187,19 @@ class ServerSession:
 
     def fakes_now(self) -> bytes:
         """Fake replies that have nothing in front of them and therefore go out at once."""
-        return b"" if self.groups or self.open_group is None else self.open_group.fakes_due()
+        group = self.open_group
+        if self.groups or group is None:
+            return b""
+        fakes = group.fakes_due()
+        if not self.open_count and not group.edits and not group.failed:
+            self.open_group = None  # nothing of it ever went to the server
+        return fakes
+
+    def quiet_sync(self) -> None:
+        """A Sync is sent where the client sent Flush: the end of the group is not the client's."""
+        group = self._opened()
+        group.quiet = True
+        self._close_group(group)
 
     def copy_ended(self) -> None:
         """CopyDone or CopyFail is sent."""
@@ -351,6 +376,7 @@ class ServerSession:
         forward = True
         if tag == READY_FOR_QUERY:
             self._ready(body[0] if body else 0, length)
+            forward = not group.quiet
         elif tag in COMPLETIONS:
             forward = group.complete()
             if tag == COMMAND_COMPLETE and body[:3] not in CLEAN and not group.swallowed:
@@ -383,7 +409,10 @@ class ServerSession:
             self.failure = messages.read_error(body)
             return False
         self.copy_in = False
+        if b"\0RRevalidateCachedQuery\0" in body:
+            self.on_plans_changed()
         if id(group) not in PLAIN:
+            self.quiet_failed = group.quiet
             skipped_query = group.by_query and group.seen < group.prefix
             group.fail()
             if skipped_query:

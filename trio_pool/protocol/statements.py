@@ -51,6 +51,10 @@ class StatementRegistry:
             self._by_content[rest] = statement
         return statement
 
+    def renew(self) -> None:
+        """What is prepared from now on is a new statement, even if its text is known: the old ones are of no use to who prepares them again."""
+        self._by_content.clear()
+
     def proven(self, rest: bytes) -> Statement | None:
         """The statement with this content, if a server has accepted it."""
         statement = self._by_content.get(rest)
