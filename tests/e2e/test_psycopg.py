@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -198,16 +197,9 @@ class Psycopg(Driver):
         with self.open() as connection:
             for cancel in (connection.cancel_safe, connection.cancel):
                 marker = uuid.uuid4().hex
-                canceller = threading.Thread(target=self._cancel_when_running, args=(marker, cancel))
-                canceller.start()
-                with pytest.raises(errors.QueryCanceled):
+                with self.cancelling(marker, cancel), pytest.raises(errors.QueryCanceled):
                     connection.execute(long_query(marker))
-                canceller.join()
                 assert connection.execute("select 1").fetchone() == (1,)
-
-    def _cancel_when_running(self, marker: str, cancel: Any) -> None:
-        self.target.wait_until_running(marker)
-        cancel()
 
     def many_rows(self) -> None:
         with self.open() as connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg2
@@ -167,16 +166,9 @@ class Psycopg2(Driver):
 
     def cancel(self) -> None:
         with self.open() as cursor:
-
-            def cancel_when_running() -> None:
-                self.target.wait_until_running(self.marker)
-                cursor.connection.cancel()
-
-            canceller = threading.Thread(target=cancel_when_running)
-            canceller.start()
-            with pytest.raises(errors.QueryCanceled):
+            cancelling = self.cancelling(self.marker, cursor.connection.cancel)
+            with cancelling, pytest.raises(errors.QueryCanceled):
                 cursor.execute(long_query(self.marker))
-            canceller.join()
             assert rows(cursor, "select 1") == [(1,)]
 
     def many_rows(self) -> None:

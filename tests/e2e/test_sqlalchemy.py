@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -144,16 +143,10 @@ class Sqlalchemy(Driver):
         with self.engine.connect() as connection:
             driver_connection = connection.connection.driver_connection
             assert driver_connection is not None
-
-            def cancel_when_running() -> None:
-                self.target.wait_until_running(self.marker)
-                driver_connection.cancel_safe()
-
-            canceller = threading.Thread(target=cancel_when_running)
-            canceller.start()
-            with pytest.raises(sa.exc.OperationalError, match="canceling statement due to user request"):
+            cancelling = self.cancelling(self.marker, driver_connection.cancel_safe)
+            message = "canceling statement due to user request"
+            with cancelling, pytest.raises(sa.exc.OperationalError, match=message):
                 connection.execute(sa.text(long_query(self.marker)))
-            canceller.join()
             connection.rollback()
             assert connection.scalar(sa.text("select 1")) == 1
 

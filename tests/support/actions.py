@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import datetime
 import decimal
 import inspect
 import random
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tests.support.target import Target
 
@@ -117,6 +119,19 @@ class Driver:
         outcome = getattr(self, action)()
         if inspect.isawaitable(outcome):
             asyncio.run(_finish(outcome))
+
+    @contextlib.contextmanager
+    def cancelling(self, marker: str, cancel: Callable[[], object]) -> Iterator[None]:
+        """Meanwhile call `cancel` in another thread, as soon as the statement with `marker` runs."""
+
+        def cancel_when_running() -> None:
+            self.target.wait_until_running(marker)
+            cancel()
+
+        with ThreadPoolExecutor(1) as threads:
+            cancelled = threads.submit(cancel_when_running)
+            yield
+            cancelled.result()
 
 
 async def _finish(outcome: object) -> None:

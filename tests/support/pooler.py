@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,19 @@ class Pooler:
         self._join_reader()
         self._process = None
         assert status == 0, f"exit status {status}\n{self.log_text()}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
+        assert self._process is not None, "not running"
+        self._process.send_signal(number)
+
+    def wait_for_end(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit status, once it has ended."""
+        assert self._process is not None, "not running"
+        status = self._process.wait(seconds)
+        self._join_reader()
+        self._process = None
+        return status
 
     def revive(self) -> None:
         """Start it again if it has ended by itself, so that one crash fails one test."""

@@ -23,6 +23,7 @@ import structlog
 import trio
 
 from trio_pool.config.access import TlsMode
+from trio_pool.config.address import Address
 from trio_pool.config.model import Config
 from trio_pool.errors import ClientFault, Reason, SqlState
 from trio_pool.net import tls
@@ -115,7 +116,7 @@ class Service:
     async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. `started` gets this object once clients can connect. Raises OSError if an address cannot be listened on."""
         with ExitStack() as stack:
-            listeners = [stack.enter_context(listening(address)) for address in self.config.listen.addresses]
+            listeners = [_listen(stack, address) for address in self.config.listen.addresses]
             self.addresses = tuple(map(spell, listeners))
             async with trio.open_nursery() as data_plane:
                 # Shielded: when all of this is cancelled at once, connections still leave an open poller.
@@ -125,7 +126,7 @@ class Service:
                     async with trio.open_nursery() as pools:
                         self._pool_nursery = pools
                         self._open_configured_pools()
-                        await self._serve_clients(listeners, task_status)
+                        await self._serve_clients(stack, listeners, task_status)
                         pools.cancel_scope.cancel()
                 finally:
                     polling.cancel()
@@ -141,8 +142,9 @@ class Service:
                 self.pool_for(database.name, database.origin.user)
 
     async def _serve_clients(
-        self, listeners: Iterable[socket.socket], task_status: trio.TaskStatus[Service]
+        self, stack: ExitStack, listeners: Iterable[socket.socket], task_status: trio.TaskStatus[Service]
     ) -> None:
+        """Accept until `stop`, then drain. `stack` closes the listeners, so that who comes later is refused and need not wait."""
         async with trio.open_nursery() as clients:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -151,6 +153,7 @@ class Service:
                 task_status.started(self)
                 await self._stopping.wait()
                 accepting.cancel_scope.cancel()
+            stack.close()
             drain = self.config.timeouts.drain
             log.info("stopping", clients=self.clients.connections, drain=None if drain == math.inf else drain)
             clients.cancel_scope.deadline = trio.current_time() + drain
@@ -228,6 +231,14 @@ class Service:
         client = self.clients.find(request)
         if client is not None:
             await client.cancel()
+
+
+def _listen(stack: ExitStack, address: Address) -> socket.socket:
+    """Listen until the stack is closed. The OSError that it may raise names the address, as the system's does not."""
+    try:
+        return stack.enter_context(listening(address))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(address)) from error
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:

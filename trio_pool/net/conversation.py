@@ -98,6 +98,7 @@ class Conversation:
                 raise EndOfStream(tls.error)
         await self._drain()
         self.transport = tls
+        self.assembler.feed(tls.decrypted() or b"")
         return tls
 
     async def _drain(self) -> None:

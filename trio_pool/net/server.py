@@ -47,6 +47,7 @@ class Server(Connection):
         "expires",
         "idle_since",
         "origin",
+        "pins_noted",
         "session",
         "state",
     )
@@ -61,6 +62,8 @@ class Server(Connection):
             on_plans_changed=origin.statements.renew,
         )
         self.client: Leaseholder | None = None
+        self.pins_noted: set[str] = set()
+        """Pins of the present lease that the log has."""
         self.state = slot.state
         self.cancels = 0
         """Cancel requests on their way to this server; while there are any, nobody else may have it."""
@@ -132,15 +135,26 @@ class Server(Connection):
         """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of a message."""
         client = self.client
         assert client is not None
-        if client.mid_message or not self.origin.releases and not client.ending:
+        if client.mid_message or (self.session.pins or not self.origin.releases) and not client.ending:
+            self._note_pin(client)
             return
         if client.ending:
             client.finish(Reason.CLIENT_TERMINATED)
             return
         self.client = None
+        if self.pins_noted:
+            self.pins_noted.clear()
         client.returns(self)
         self._recycle()
         client.after_lease()
+
+    def _note_pin(self, client: Leaseholder) -> None:
+        """Say once per reason that a client keeps its server."""
+        for pin in self.session.pins.keys() - self.pins_noted:
+            self.pins_noted.add(pin)
+            log.info(
+                "client pinned", pool=str(self.origin.pool.key), client=client.process_id, server=repr(self), reason=pin
+            )
 
     def orphaned(self, *, mid_message: bool) -> None:
         """The client is gone: cancel what runs, end what is open, forget what is left, then back into the pool."""

@@ -150,6 +150,10 @@ class TLSTransport:
             self._incoming.write(data)
         elif data == b"":
             self._ended = True
+        return self.decrypted()
+
+    def decrypted(self) -> bytes | None:
+        """What has been received and not been read yet: behind a handshake that ended with the peer's first words."""
         pieces: list[bytes] = []
         try:
             while piece := self.tls.read(RECEIVE_SIZE):
@@ -178,11 +182,21 @@ class TLSTransport:
         return self._plain.flush()
 
     def shutdown(self) -> None:
+        self._notify()
         self._plain.shutdown()
 
     def close(self) -> None:
-        """Without close_notify: PostgreSQL's protocol frames its own end, and a dead peer must not hold us up."""
+        self._notify()
         self._plain.close()
+
+    def _notify(self) -> None:
+        """Send close_notify, as PostgreSQL does; its answer is not waited for, since a dead peer must not hold us up."""
+        try:
+            self.tls.unwrap()
+        except (ssl.SSLError, ValueError):
+            pass  # the answer is missing, or there never was a session
+        if not self._plain.pending:
+            self._send_outgoing()
 
     def _send_outgoing(self) -> bool:
         return self._plain.send(self._outgoing.read()) if self._outgoing.pending else not self._plain.pending

@@ -44,6 +44,9 @@ IDLE = Status.IDLE
 CLEAN = frozenset(
     b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT TRU ANA VAC ALT DRO GRA REV CLU LOC REF CHE".split()
 )
+# Of those, the ones whose tag says that they leave something which only this server has, and why their client keeps it.
+_PINNING = {b"PREPARE\0": "SQL PREPARE", b"LISTEN\0": "LISTEN", b"LOAD\0": "LOAD"}
+
 _ASYNCHRONOUS = frozenset({Backend.NOTICE_RESPONSE, Backend.NOTIFICATION_RESPONSE, Backend.PARAMETER_STATUS})
 _LOOKED_INTO = frozenset(
     {READY_FOR_QUERY, COMMAND_COMPLETE, Backend.ERROR_RESPONSE, Backend.PARAMETER_STATUS}
@@ -81,6 +84,7 @@ class ServerSession:
         "failure",
         "groups",
         "on_plans_changed",
+        "pins",
         "open_count",
         "open_group",
         "quiet_failed",
@@ -114,6 +118,8 @@ class ServerSession:
         """Whether the server is copying from us, i.e. would ignore a Sync."""
         self.dirty = False
         """Whether something may be left in the session that the next client must not find."""
+        self.pins: dict[str, None] = {}
+        """Why the client must keep this server beyond its transaction; empty if it need not."""
         self.statements = ServerStatements(max_statements)
         self.unnamed: bytes | None = None
         """Content of the unnamed statement, None if there is none."""
@@ -269,6 +275,7 @@ class ServerSession:
             return messages.query("ROLLBACK")
         if self.dirty:
             self.dirty = False
+            self.pins.clear()
             self.statements.clear()
             self.stale.clear()
             self.unnamed = None
@@ -458,8 +465,14 @@ class ServerSession:
     def _changed_session(self, tag: bytes) -> None:
         """A command completed that may have left something in the session."""
         self.dirty = True
-        if tag in (b"DISCARD ALL\0", b"DEALLOCATE ALL\0"):
+        if tag in _PINNING:
+            self.pins[_PINNING[tag]] = None
+        elif tag == b"DISCARD ALL\0":
             self.statements.clear()
+            self.pins.clear()
+        elif tag == b"DEALLOCATE ALL\0":
+            self.statements.clear()
+            self.pins.pop(_PINNING[b"PREPARE\0"], None)
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 
