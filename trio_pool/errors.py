@@ -15,7 +15,6 @@ import enum
 class SqlState:
     """SQLSTATEs that trio-pool itself produces (PostgreSQL 18, appendix A)."""
 
-    CONNECTION_EXCEPTION = "08000"
     CANNOT_CONNECT = "08001"
     CONNECTION_FAILURE = "08006"
     PROTOCOL_VIOLATION = "08P01"
@@ -56,7 +55,6 @@ class Reason(enum.Enum):
     SERVER_LIFETIME = "server lifetime"
     SERVER_NOT_CLEAN = "server not provably clean"
     SERVER_CLEANUP_TIMEOUT = "server cleanup timeout"
-    CANCEL_REQUEST = "cancel request"
     STOPPING = "stopping"
     INTERNAL_ERROR = "internal error"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import attrs
 from tests.support.target import DATABASE, PASSWORD, USER, Target
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping
 
     from tests.support.certificates import Certificates

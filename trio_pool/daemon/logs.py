@@ -10,8 +10,11 @@ import structlog
 def configure_logs(*, level: str = "info") -> None:
     """Send all log events to standard error. Called by programs, never by the library: an embedding program has its own configuration."""
     terminal = sys.stderr.isatty()
+    # Not the tracebacks of rich, which show local variables: those hold passwords and clients' data.
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[

@@ -103,7 +103,7 @@ class Client(Connection):
             self._want_server()
         elif session.state is ClientState.ENDING:
             self.pause()
-            if server is None or not server.session.waiting:
+            if server is None or not server.session.groups:
                 self.finish(Reason.CLIENT_TERMINATED)
         elif server is not None and not server.session.groups and server.session.free:
             server.offer()
@@ -221,7 +221,7 @@ class Client(Connection):
         self.origin.pool.forget(self)
         server, self.server = self.server, None
         if server is not None:
-            server.orphaned(mid_message=self.session.body_left > 0)
+            server.orphaned(mid_message=self.session.body_left > 0, cancel=reason is not Reason.CLIENT_TERMINATED)
         self.mailbox.wake()
 
     # -- control plane -----------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class Server(Connection):
             and not session.body_left
         ):
             self.offer()
-        elif client.ending and not session.waiting:
+        elif client.ending and not session.groups:
             client.finish(Reason.CLIENT_TERMINATED)
 
     def on_gone(self) -> None:
@@ -153,11 +153,18 @@ class Server(Connection):
         for pin in self.session.pins.keys() - self.pins_noted:
             self.pins_noted.add(pin)
             log.info(
-                "client pinned", pool=str(self.origin.pool.key), client=client.process_id, server=repr(self), reason=pin
+                "client pinned",
+                pool=str(self.origin.pool.key),
+                client=client.process_id,
+                server=repr(self),
+                reason=pin,
             )
 
-    def orphaned(self, *, mid_message: bool) -> None:
-        """The client is gone: cancel what runs, end what is open, forget what is left, then back into the pool."""
+    def orphaned(self, *, mid_message: bool, cancel: bool = True) -> None:
+        """The client is gone: cancel what runs, end what is open, forget what is left, then back into the pool.
+
+        Without `cancel` (the client said Terminate) what was asked for is done, as PostgreSQL does.
+        """
         self.client = None
         if mid_message or self.session.failure is not None:
             self.lose(_not_clean("the client left in the middle of a message"))
@@ -166,7 +173,7 @@ class Server(Connection):
         if not self.origin.releases:
             self.session.dirty = True
         self.resume()
-        self._wants_cancel = self.session.waiting
+        self._wants_cancel = cancel and self.session.waiting
         self._start_cleaning()
 
     def lose(self, fault: ServerFault) -> None:

@@ -20,7 +20,7 @@ from trio_pool.protocol.failed import FailedTransaction
 from trio_pool.protocol.replies import Action, Edit
 from trio_pool.protocol.server import ServerSession
 from trio_pool.protocol.settings import READ_ONLY, Settings
-from trio_pool.protocol.statements import Statement, StatementRegistry
+from trio_pool.protocol.statements import NameChanges, Statement, StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, header
 from trio_pool.wire.tags import Frontend, Status, Target
@@ -65,6 +65,7 @@ class ClientSession:
     """The conversation with one client after its login."""
 
     __slots__ = (
+        "_changes",
         "_dropping",
         "_failed",
         "_need",
@@ -102,6 +103,8 @@ class ClientSession:
         self.registry = registry
         self.statements: dict[bytes, Statement] | None = None
         """The client's named statements; None until it has one, since most idle clients do not."""
+        self._changes: NameChanges | None = None
+        """Parse and Close that a server has not answered yet; None until there is one."""
         self.max_statements = max_statements
         self.shares = shares
         """Whether leases end with transactions, so that ending one early makes room for others."""
@@ -277,7 +280,7 @@ class ClientSession:
         statement = self.registry.proven(rest)
         if statement is None:
             return False
-        self._restore(name, statement)
+        self._remember(name, statement)
         self.replies += messages.PARSE_COMPLETE
         return True
 
@@ -290,15 +293,12 @@ class ClientSession:
         if tag in (QUERY, Frontend.FUNCTION_CALL):
             reply = failed.query(body.rstrip(b"\0")) if whole and tag == QUERY else failed.refuse()
         else:
-            known = (
-                {}
-                if self.statements is None
-                else {n: s.rest.partition(b"\0")[0] for n, s in self.statements.items()}
-            )
-            reply = failed.request(tag, body, known) if whole else None
+            reply = failed.request(tag, body, self._text_of) if whole else None
             if reply is None:
                 reply = failed.refuse()
                 self._skipping = True
+            elif tag == PARSE:
+                self._parsed_alone(body)
         if failed.over:
             self._failed = None
             self.state = ClientState.IDLE
@@ -309,6 +309,21 @@ class ClientSession:
             self.replies += self._ready()
         self._drop(end)
         return True
+
+    def _text_of(self, name: bytes) -> bytes | None:
+        """The text of one of the client's statements."""
+        if not name:
+            return None if self.unnamed is None else self.unnamed.partition(b"\0")[0]
+        statement = None if self.statements is None else self.statements.get(name)
+        return None if statement is None else statement.rest.partition(b"\0")[0]
+
+    def _parsed_alone(self, body: bytes) -> None:
+        """A Parse was accepted in the failed transaction, and outlives it."""
+        name, _, rest = body.partition(b"\0")
+        if name:
+            self._remember(name, self.registry.get(rest))
+        else:
+            self.unnamed = rest
 
     def _refuse_first(self, error: bytes) -> None:
         tag, length = header(self.input, 0)
@@ -354,11 +369,14 @@ class ClientSession:
                 self._acceptable(tag, length)
                 break
             end = at + 1 + length
-            if end > size and (length < STREAMED or tag in _SMALL or tag == PARSE):
-                if length >= STREAMED and not self._collect(tag, data, at, end):
-                    self._pass_unnamed_parse(server)
-                    at = end
-                break
+            if end > size:
+                if length < STREAMED or tag in _SMALL or tag == BIND and not _shows_names(data, at):
+                    break
+                if tag == PARSE:
+                    if not self._collect(data, at, end):
+                        self._pass_unnamed_parse(server)
+                        at = end
+                    break
             rewritten: bytes | None = None
             if tag == QUERY:
                 self.unnamed = None
@@ -369,7 +387,7 @@ class ClientSession:
                 server.open_count += 1
             elif tag == BIND:
                 bound = True
-                if data[at + 5] == 0 == data[at + 6]:
+                if length > 5 and data[at + 5] == 0 == data[at + 6]:
                     rewritten = self._bind_unnamed(server)
                     if rewritten is not None:
                         rewritten += data[at:end]
@@ -377,13 +395,13 @@ class ClientSession:
                     rewritten = self._bind(data, at, end, server)
                 server.open_count += 1
             elif tag == DESCRIBE:
-                if data[at + 5] == Target.STATEMENT:
+                if length > 5 and data[at + 5] == Target.STATEMENT:
                     rewritten = self._describe(data[at:end], server)
                 server.open_count += 1
             elif tag == PARSE:
                 rewritten = self._parse(data[at:end], server)
             elif tag == CLOSE:
-                if data[at + 5] == Target.STATEMENT:
+                if length > 5 and data[at + 5] == Target.STATEMENT:
                     rewritten = self._close(data[at + 6 : end - 1], server)
                 else:
                     server.open_count += 1
@@ -409,7 +427,13 @@ class ClientSession:
         return self._finish(data, start, at, size, out)
 
     def _may_end_quietly(self, server: ServerSession) -> bool:
-        return self.shares and server.open_count > 0 and not server.groups and server.status == Status.IDLE
+        return (
+            self.shares
+            and server.open_count > 0
+            and all(group.swallowed for group in server.groups)
+            and server.status == Status.IDLE
+            and not server.pins
+        )
 
     def _end_quietly(self, rest: bytes, server: ServerSession) -> bytes:
         """Flush behind nothing but Parse, Describe and Close of statements: send Sync in its place, so that the lease can end.
@@ -457,7 +481,7 @@ class ClientSession:
 
     def _bind_unnamed(self, server: ServerSession) -> bytes | None:
         """What must stand in front of something that uses the unnamed statement; None if nothing."""
-        if self.unnamed is server.unnamed:
+        if server.has_unnamed(self.unnamed):
             return None
         if self.unnamed is _UNKNOWN_TEXT:
             self.unnamed = None
@@ -484,7 +508,8 @@ class ClientSession:
         """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it lacks them."""
         name, separator, rest = message[5:].partition(b"\0")
         if not name or not separator:
-            self.unnamed = server.unnamed = rest
+            self.unnamed = rest
+            server.parse_unnamed(rest)
             server.open_count += 1
             return None
         names = self.statements
@@ -498,24 +523,13 @@ class ClientSession:
                 SqlState.LIMIT_EXCEEDED,
             )
             return b""
-        statement = names[name] = self.registry.get(rest)
-        if server.has_statement(statement):
-            if not server.skipping:
-                server.edited(Edit(0, Action.FAKE, messages.PARSE_COMPLETE, undo=lambda: self._forget(name)))
-                self.replies += server.fakes_now()
-            else:
-                del names[name]
+        statement = self.registry.get(rest)
+        if server.has_statement(statement) and not server.may_have_failed:
+            self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
             return b""
         requests, edit = server.prepare(statement)
-        absent = edit.undo
-        assert absent is not None
-
-        def undo() -> None:
-            absent()
-            self._forget(name)
-
-        edit.action, edit.undo = Action.FORWARD, undo
-        server.edited(edit)
+        edit.action = Action.FORWARD
+        self._change(name, statement, edit, server)
         return requests
 
     @staticmethod
@@ -528,21 +542,35 @@ class ClientSession:
 
     def _close(self, name: bytes, server: ServerSession) -> bytes:
         """Close of a statement: the server may keep it for others, so the reply is ours."""
-        statement = self.statements.pop(name, None) if self.statements is not None else None
-        if not name:
-            self.unnamed = None
-        if server.skipping:
-            if statement is not None:
-                self._restore(name, statement)
-            return b""
-        undo = None if statement is None else lambda: self._restore(name, statement)
-        server.edited(Edit(0, Action.FAKE, messages.CLOSE_COMPLETE, undo=undo))
-        self.replies += server.fakes_now()
-        return b""
+        edit = Edit(0, Action.FAKE, messages.CLOSE_COMPLETE)
+        request = b""
+        if name in server.stale:  # the server has the name as well, since `_parse_again`
+            edit.action = Action.FORWARD
+            request = messages.close_statement(name)
+        if name:
+            self._change(name, None, edit, server)
+        else:
+            if not server.skipping:
+                self.unnamed = None
+            server.edited(edit)
+            self.replies += server.fakes_now()
+        return request
 
-    def _collect(self, tag: int, data: bytes, at: int, end: int) -> bool:
+    def _change(self, name: bytes, statement: Statement | None, edit: Edit, server: ServerSession) -> None:
+        """A Parse or Close of a name, whose reply has this edit, is under way."""
+        if self.statements is None:
+            self.statements = {}
+        if self._changes is None:
+            self._changes = NameChanges(self.statements)
+        self._changes.begin(name, statement, edit)
+        server.edited(edit)
+        self.replies += server.fakes_now()
+
+    def _collect(self, data: bytes, at: int, end: int) -> bool:
         """A long Parse of a named statement is collected until it is whole. False for an unnamed one, which passes in pieces."""
-        if tag != PARSE or data[at + 5 : at + 6] == b"\0":
+        if at + 5 == len(data):
+            return True  # its name is still to come
+        if data[at + 5] == 0:
             return False
         if end - at > MAX_STATEMENT:
             self.fault = ClientFault("a named prepared statement is too long", SqlState.LIMIT_EXCEEDED)
@@ -552,7 +580,8 @@ class ClientSession:
         return True
 
     def _pass_unnamed_parse(self, server: ServerSession) -> None:
-        self.unnamed = server.unnamed = _UNKNOWN_TEXT
+        self.unnamed = _UNKNOWN_TEXT
+        server.parse_unnamed(_UNKNOWN_TEXT)
         server.request()
 
     # -- helpers -----------------------------------------------------------------------------------------------------
@@ -571,7 +600,7 @@ class ClientSession:
         elif self.statements is not None:
             self.statements.pop(name, None)
 
-    def _restore(self, name: bytes, statement: Statement) -> None:
+    def _remember(self, name: bytes, statement: Statement) -> None:
         if self.statements is None:
             self.statements = {}
         self.statements[name] = statement
@@ -601,3 +630,9 @@ class ClientSession:
             self.settings = self.settings.but(changed)
             server.settings = server.settings.but(changed)
         self.reported = server.reported
+
+
+def _shows_names(data: bytes, at: int) -> bool:
+    """Whether an incomplete Bind can be passed on: the names of its portal and statement are there, or too long to be waited for."""
+    portal_end = data.find(b"\0", at + 5)
+    return portal_end >= 0 and data.find(b"\0", portal_end + 1) >= 0 or len(data) - at > STREAMED

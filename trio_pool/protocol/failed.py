@@ -6,6 +6,8 @@ with 25P02 until one ends the transaction, which is answered with the command ta
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from trio_pool.errors import SqlState
@@ -29,7 +31,6 @@ class FailedTransaction:
 
     cause: bytes = b""
     over: bool = False
-    _statements: dict[bytes, bytes] = attrs.field(factory=dict)
     _portals: dict[bytes, bytes] = attrs.field(factory=dict)
 
     def query(self, text: bytes) -> bytes | None:
@@ -46,31 +47,32 @@ class FailedTransaction:
             case Ending.NONE:
                 return self.refuse()
 
-    def request(self, tag: int, body: bytes, known: dict[bytes, bytes]) -> bytes | None:
+    def request(self, tag: int, body: bytes, text_of: Callable[[bytes], bytes | None]) -> bytes | None:
         """The reply to an extended-protocol message, or None if it fails the group: then `refuse` is the ErrorResponse.
 
-        `known` are texts of the client's statements that were prepared before the transaction failed, by name.
+        `text_of` gives the text of the client's statement of a name, if there is one. A Parse that is accepted makes another.
         """
         match tag:
             case Frontend.PARSE:
                 name, _, rest = body.partition(b"\0")
-                text = rest.partition(b"\0")[0]
-                if ending(text) not in (Ending.ALONE, Ending.EMPTY):
+                if (name and text_of(name) is not None) or not _is_exit(rest.partition(b"\0")[0]):
                     return None
-                self._statements[name] = text
                 return messages.PARSE_COMPLETE
             case Frontend.BIND:
-                portal, statement = body.split(b"\0", 2)[:2]
-                bound = self._statements.get(statement, known.get(statement))
-                if bound is None or ending(bound) not in (Ending.ALONE, Ending.EMPTY):
+                portal, _, rest = body.partition(b"\0")
+                bound = text_of(rest.partition(b"\0")[0])
+                if bound is None or not _is_exit(bound):
                     return None
                 self._portals[portal] = bound
                 return messages.BIND_COMPLETE
             case Frontend.DESCRIBE:
                 name = body[1:].rstrip(b"\0")
-                if body[0] == Target.PORTAL:
+                if body[:1] == b"%c" % Target.PORTAL:
                     return messages.NO_DATA if name in self._portals else None
-                return _NO_PARAMETERS + messages.NO_DATA if name in self._statements else None
+                described = text_of(name)
+                if described is None or not _is_exit(described):
+                    return None
+                return _NO_PARAMETERS + messages.NO_DATA
             case Frontend.EXECUTE:
                 executed = self._portals.get(body.partition(b"\0")[0])
                 if executed is None:
@@ -86,3 +88,8 @@ class FailedTransaction:
         """The ErrorResponse for whatever does not end the transaction."""
         refusal, self.cause = self.cause or ABORTED, b""
         return refusal
+
+
+def _is_exit(text: bytes) -> bool:
+    """Whether PostgreSQL prepares and executes a text in an aborted transaction: one statement that ends it, or none."""
+    return ending(text) in (Ending.ALONE, Ending.EMPTY)

@@ -67,9 +67,8 @@ class Group:
     """The requests up to one ReadyForQuery.
 
     `by_query` tells that a Query or FunctionCall ends it rather than a Sync. `prefix` is the number of extended-protocol requests sent in
-    front of that Query without a Sync: an error in them makes the server skip the Query too. `copy_ended` tells that CopyDone or CopyFail
-    was sent before the Sync, which therefore is not one that COPY swallows. `swallowed` groups are ours from end to end; of `quiet` ones only the end is: the client sent
-    Flush where we sent Sync.
+    front of that Query without a Sync: an error in them makes the server skip the Query too. `swallowed` groups are ours from end to end; of `quiet`
+    ones only the end is: the client sent Flush where we sent Sync.
     """
 
     by_query: bool = False
@@ -79,7 +78,6 @@ class Group:
     seen: int = 0
     prefix: int = 0
     failed: bool = False
-    copy_ended: bool = False
 
     def fakes_due(self) -> bytes:
         """What is to be emitted now that `seen` completions have passed."""

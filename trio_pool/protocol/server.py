@@ -11,9 +11,12 @@ plain one the walk counts ReadyForQuery and nothing else, and gives the chunk ba
 Bodies that nobody needs are never held: a DataRow of a gigabyte passes in pieces (`body_left`). Messages that are looked into are held
 until whole (`rest`), up to `MAX_HELD`.
 
-COPY FROM STDIN through the extended protocol has a trap: the server ignores a Sync that arrives while it copies, so a Sync sent right behind Execute (libpq does that) will
-not be answered. `_copy_in` reopens the group then. The same goes for a Query sent in a group that is still open: if something in front of it failed, the Query is
+COPY FROM STDIN has a trap: the server ignores a Sync that arrives while it copies, so a Sync sent right behind Execute (libpq does that) will
+not be answered. `_copy_in` merges its group into the next then. The same goes for a Query sent in a group that is still open: if something in front of it failed, the Query is
 skipped and answered by nothing.
+
+Groups are numbered: `answered` is the number of the one at the head of the queue, `sending` of the one that is being sent. The numbers tell whether
+a CopyDone was sent before or behind a Sync, and whether the Parse of the unnamed statement is known to have succeeded.
 """
 
 from __future__ import annotations
@@ -42,11 +45,15 @@ IDLE = Status.IDLE
 # Commands that change nothing which outlives their transaction, by the first three letters of their command tag. Whatever is not here (SET, RESET,
 # LISTEN, PREPARE, DECLARE, CREATE, LOAD, DO, CALL ...) may leave something in the session, so the server is reset before its next client.
 CLEAN = frozenset(
-    b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT TRU ANA VAC ALT DRO GRA REV CLU LOC REF CHE".split()
+    b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT TRU ANA VAC GRA REV CLU LOC REF CHE".split()
 )
-# Of those, the ones whose tag says that they leave something which only this server has, and why their client keeps it.
+# Commands after which a text prepared before may mean something else.
+_DDL = frozenset(b"CRE ALT DRO".split())
+
+# Of those that are not clean, the ones whose tag says that they leave something which only this server has, and why their client keeps it.
 _PINNING = {b"PREPARE\0": "SQL PREPARE", b"LISTEN\0": "LISTEN", b"LOAD\0": "LOAD"}
 
+_UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
 _ASYNCHRONOUS = frozenset({Backend.NOTICE_RESPONSE, Backend.NOTIFICATION_RESPONSE, Backend.PARAMETER_STATUS})
 _LOOKED_INTO = frozenset(
     {READY_FOR_QUERY, COMMAND_COMPLETE, Backend.ERROR_RESPONSE, Backend.PARAMETER_STATUS}
@@ -76,7 +83,9 @@ class ServerSession:
     """The conversation with one server after its login."""
 
     __slots__ = (
+        "answered",
         "body_left",
+        "copy_done_in",
         "copy_in",
         "defaults",
         "dirty",
@@ -90,11 +99,14 @@ class ServerSession:
         "quiet_failed",
         "reported",
         "rest",
+        "sending",
+        "schema_changed",
         "settings",
         "stale",
         "statements",
         "status",
         "unnamed",
+        "unnamed_in",
     )
 
     def __init__(
@@ -110,19 +122,27 @@ class ServerSession:
         """Requests sent since the last Sync or Query: the size of the group that is being sent."""
         self.open_group: Group | None = None
         """The group that is being sent, once it has an edit or a reply; until then `open_count` is all there is."""
+        self.answered = 0
+        self.sending = 0
         self.rest = b""
         self.body_left = 0
         self.drop_body = False
         """Whether the message that `body_left` belongs to is swallowed."""
         self.copy_in = False
         """Whether the server is copying from us, i.e. would ignore a Sync."""
+        self.copy_done_in = -1
+        """The group in which the last CopyDone or CopyFail was sent."""
+        self.schema_changed = False
+        """Whether the transaction has changed the schema, which others will see only when it ends."""
         self.dirty = False
         """Whether something may be left in the session that the next client must not find."""
         self.pins: dict[str, None] = {}
         """Why the client must keep this server beyond its transaction; empty if it need not."""
         self.statements = ServerStatements(max_statements)
         self.unnamed: bytes | None = None
-        """Content of the unnamed statement, None if there is none."""
+        """Content of the unnamed statement, None if there is none, `_UNKNOWN` behind an error: whatever was to replace it may have been skipped."""
+        self.unnamed_in = -1
+        """The group in which it was parsed."""
         self.quiet_failed = False
         """Whether the last quiet group failed, so that its client has to skip to its own Sync."""
         self.on_plans_changed = on_plans_changed
@@ -160,20 +180,27 @@ class ServerSession:
 
     def query(self) -> None:
         """A Query or FunctionCall is sent."""
-        self.unnamed = None
         if self.open_count or self.open_group is not None:
+            self.unnamed = _UNKNOWN  # the Query may be skipped
             group = self._opened()
+            if group.failed:
+                return  # it will be
             group.by_query, group.prefix = True, self.open_count
             self._close_group(group)
         else:
+            self.unnamed = None
+            self.sending += 1
             self.groups.append(QUERY)
 
     def sync(self) -> None:
         """A Sync is sent."""
+        if self.copy_in:
+            return  # ignored
         if self.open_group is not None:
             self._close_group(self.open_group)
         else:
             self.open_count = 0
+            self.sending += 1
             self.groups.append(SYNCED)
 
     def request(self) -> None:
@@ -183,7 +210,11 @@ class ServerSession:
     def edited(self, edit: Edit) -> None:
         """A request is sent, or answered in the server's place, whose reply wants an edit."""
         edit.position = self.open_count
-        self._opened().edits.append(edit)
+        group = self._opened()
+        if not group.failed:
+            group.edits.append(edit)
+        elif edit.undo is not None:
+            edit.undo()  # it is skipped
         if edit.action is not Action.FAKE:
             self.open_count += 1
 
@@ -194,7 +225,7 @@ class ServerSession:
     def fakes_now(self) -> bytes:
         """Fake replies that have nothing in front of them and therefore go out at once."""
         group = self.open_group
-        if self.groups or group is None:
+        if self.groups or group is None or group.failed or self.body_left:
             return b""
         fakes = group.fakes_due()
         if not self.open_count and not group.edits and not group.failed:
@@ -210,8 +241,7 @@ class ServerSession:
     def copy_ended(self) -> None:
         """CopyDone or CopyFail is sent."""
         self.copy_in = False
-        if self.open_count or self.open_group is not None:
-            self._opened().copy_ended = True
+        self.copy_done_in = self.sending
 
     def has_statement(self, statement: Statement) -> bool:
         """Whether a Bind or Describe of the statement can be sent as it is. Hot path."""
@@ -220,22 +250,37 @@ class ServerSession:
     def prepare(self, statement: Statement) -> tuple[bytes, Edit]:
         """What to send so that the statement is there, and the edit of its Parse, which the caller may extend and registers with `edited`."""
         requests = b""
-        if statement in self.statements.unconfirmed:
-            self.swallow()
+        if statement in self.statements.unconfirmed or statement in self.statements.present:
+            self.swallow(self.statements.close(statement, self._opened()))
             requests = messages.close_statement(statement.name)
-        elif (oldest := self.statements.overflow()) is not None:
+        while (oldest := self.statements.overflow()) is not None:
             self.swallow(self.statements.close(oldest, self._opened()))
-            requests = messages.close_statement(oldest.name)
+            requests += messages.close_statement(oldest.name)
         edit = self.statements.parse(statement, self._opened())
         return requests + messages.parse(statement.name, statement.rest), edit
 
     def prepare_unnamed(self, rest: bytes | None) -> bytes:
         """What to send so that the server's unnamed statement is this one, or none."""
-        self.unnamed = rest
+        self.parse_unnamed(rest)
         self.swallow()
         if rest is None:
             return messages.close_statement(b"")
         return messages.parse(b"", rest)
+
+    def parse_unnamed(self, rest: bytes | None) -> None:
+        """A Parse of the unnamed statement, or its Close, is sent. Hot path."""
+        if self.open_group is None or not self.open_group.failed:
+            self.unnamed = rest
+            self.unnamed_in = self.sending
+
+    def has_unnamed(self, rest: bytes | None) -> bool:
+        """Whether a Bind or Describe of the unnamed statement can be sent as it is: it is parsed ahead in the same group, or was in one that is answered. Hot path."""
+        return self.unnamed is rest and (self.unnamed_in < self.answered or self.unnamed_in == self.sending)
+
+    @property
+    def may_have_failed(self) -> bool:
+        """Whether the transaction may be an aborted one, in which even a Parse fails."""
+        return self.status == Status.FAILED or any(not group.swallowed for group in self.groups)
 
     def adopt(self, wanted: Settings) -> bytes:
         """What to send ahead of a client's first statement so that the session is as the client left its own."""
@@ -243,11 +288,13 @@ class ServerSession:
         if self.stale:
             requests = b"".join(map(messages.close_statement, self.stale)) + messages.SYNC
             self.stale.clear()
-            self.groups.append(Group(swallowed=True))
+            self.sync()
+            self.groups[-1] = Group(swallowed=True)
         if wanted is not self.settings:
             difference = session_settings.difference(self.settings, wanted)
             if difference:
-                self.groups.append(Group(swallowed=True))
+                self.sync()
+                self.groups[-1] = Group(swallowed=True)
                 self.unnamed = None
                 requests += difference
             self.settings = wanted
@@ -259,9 +306,8 @@ class ServerSession:
         One step at a time: end a COPY, close the open group, wait, roll back, discard what the session may hold. Used when the client is gone.
         """
         if self.copy_in:
-            extended = not self.groups
             self.copy_ended()
-            if not extended:
+            if self.groups:
                 return messages.copy_fail("client is gone")
             self.sync()
             return messages.copy_fail("client is gone") + messages.SYNC
@@ -271,16 +317,17 @@ class ServerSession:
         if self.groups or not self.between_messages:
             return b""
         if self.status != IDLE:
-            self.groups.append(Group(by_query=True, swallowed=True))
+            self.query()
+            self.groups[-1] = Group(by_query=True, swallowed=True)
             return messages.query("ROLLBACK")
         if self.dirty:
             self.dirty = False
             self.pins.clear()
             self.statements.clear()
             self.stale.clear()
-            self.unnamed = None
             self.settings = session_settings.NONE
-            self.groups.append(Group(by_query=True, swallowed=True))
+            self.query()
+            self.groups[-1] = Group(by_query=True, swallowed=True)
             return messages.query("DISCARD ALL")
         return None
 
@@ -293,7 +340,7 @@ class ServerSession:
             self.rest = b""
         at = self.body_left
         if at:
-            if at >= len(data):
+            if at > len(data):
                 self.body_left = at - len(data)
                 return b"" if self.drop_body else data
             self.body_left = 0
@@ -331,25 +378,21 @@ class ServerSession:
                 if end > size and not self._passes_unread(tag, length):
                     break
                 if not self._handle(tag, length, data[at + 5 : end], groups[0]):
-                    return data[:at] + self.receive(data[end:])
+                    return data[:at] + self._receive_slowly(data[end:])
                 at = end
             if not groups or id(groups[0]) not in PLAIN:
                 return data[:at] + self._receive_slowly(data[at:])
         return self._keep(data, at)
 
     def _receive_slowly(self, data: bytes) -> bytes:
-        """The same walk for groups with edits and for what comes unasked."""
+        """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in the same chunk."""
         out: list[bytes] = []
         at = 0
         size = len(data)
         while True:
             group = self.groups[0] if self.groups else self.open_group
-            if group is not None:
-                if id(group) in PLAIN:
-                    out.append(self.receive(data[at:]))
-                    break
-                if not group.failed:
-                    out.append(group.fakes_due())
+            if group is not None and not group.failed:
+                out.append(group.fakes_due())
             if at + 5 > size:
                 self.rest = data[at:]
                 break
@@ -385,7 +428,7 @@ class ServerSession:
             self._ready(body[0] if body else 0, length)
             forward = not group.quiet
         elif tag in COMPLETIONS:
-            forward = group.complete()
+            forward = id(group) in PLAIN or group.complete()
             if tag == COMMAND_COMPLETE and body[:3] not in CLEAN and not group.swallowed:
                 self._changed_session(body)
         elif tag not in _PASSED:
@@ -418,12 +461,16 @@ class ServerSession:
         self.copy_in = False
         if b"\0RRevalidateCachedQuery\0" in body:
             self.on_plans_changed()
+        self.unnamed = _UNKNOWN
         if id(group) not in PLAIN:
             self.quiet_failed = group.quiet
             skipped_query = group.by_query and group.seen < group.prefix
             group.fail()
             if skipped_query:
-                self._reopen()
+                skipped = 1
+                while skipped < len(self.groups) and self.groups[skipped].by_query:
+                    skipped += 1
+                self._merge(skipped)
         return True
 
     def _ready(self, status: int, length: int) -> None:
@@ -431,39 +478,63 @@ class ServerSession:
             raise self._violation("unexpected or malformed ReadyForQuery")
         self.status = status
         self.copy_in = False
+        if self.schema_changed and status == IDLE:
+            self.schema_changed = False
+            self.on_plans_changed()
+        self.answered += 1
         group = self.groups.popleft()
         if group.edits:
             raise self._violation("ReadyForQuery before the replies that it follows")
 
     def _copy_in(self, group: Group) -> None:
-        """COPY FROM STDIN begins: a Sync that was sent already is ignored by the server (unless CopyDone stands before it)."""
-        self.copy_in = True
-        if self.groups and not group.by_query and not group.copy_ended:
-            if id(group) in PLAIN:
-                self.groups[0] = Group()
-            self._reopen()
+        """COPY FROM STDIN begins: the server ignores every Sync between the COPY and its CopyDone, those that were sent already included."""
+        first = self.answered + group.by_query  # whose end may be such a Sync: a Query's own end is not
+        ended = self.copy_done_in >= first
+        self.copy_in = not ended
+        ignored = (self.copy_done_in if ended else self.sending) - first
+        if not group.by_query:
+            self._merge(ignored)
+            return
+        for _ in range(ignored):
+            self.groups[1].undo()
+            del self.groups[1]
+        self.answered += ignored
 
-    def _reopen(self) -> None:
-        """The request that was to end the group at the head has been skipped by the server: the next Sync ends it, sent or to be sent."""
-        group = self.groups.popleft()
-        group.by_query = False
-        group.copy_ended = True
-        while self.groups and self.groups[0].by_query:
-            group.edits += self.groups.popleft().edits
+    def _merge(self, count: int) -> None:
+        """What was to end the first `count` groups has been ignored by the server: whatever ends the next one, sent or to be sent, ends them all."""
+        if not count:
+            return
+        head = self.groups[0]
+        if id(head) in PLAIN:
+            head = Group()
+        for number in range(count):
+            ended = self.groups.popleft()
+            if number:
+                head.edits += ended.edits
+        self.answered += count
+        before = head.seen + 1  # the last of the head's requests is being answered now
         if self.groups:
-            group.edits += self.groups[0].edits
-            self.groups[0] = group
+            following = self.groups[0]
+            self.groups[0] = head
         else:
-            if self.open_group is not None:
-                group.edits += self.open_group.edits
-            group.copy_ended = False
-            self.open_group = group
-            self.open_count = max(self.open_count, group.seen + 1)
-        if group.failed:
-            group.undo()
+            following = self._opened()
+            self.open_group = head
+            self.open_count += before
+        for edit in following.edits:
+            edit.position += before
+        head.edits += following.edits
+        head.by_query, head.quiet = following.by_query, following.quiet
+        head.prefix = before + following.prefix
+        if head.failed:
+            head.undo()
 
     def _changed_session(self, tag: bytes) -> None:
         """A command completed that may have left something in the session."""
+        if tag[:3] in _DDL:
+            self.schema_changed = True
+            self.on_plans_changed()
+            if tag[:3] != b"CRE":
+                return
         self.dirty = True
         if tag in _PINNING:
             self.pins[_PINNING[tag]] = None
@@ -483,6 +554,7 @@ class ServerSession:
 
     def _close_group(self, group: Group) -> None:
         self.groups.append(group)
+        self.sending += 1
         self.open_group = None
         self.open_count = 0
 

@@ -73,7 +73,7 @@ NONE = intern({})
 def difference(has: Settings, wants: Settings) -> bytes:
     """Requests, ended by one Sync, that bring a server which `has` to what a client `wants`. Their replies are to be swallowed.
 
-    Values travel as parameters of `set_config`, never inside SQL text. `b""` if there is nothing to do.
+    They leave no unnamed statement behind: the client could otherwise execute ours. Values travel as parameters of `set_config`, never inside SQL text. `b""` if there is nothing to do.
     """
     changed = {name: value for name, value in wants.items() if has.get(name) != value}
     gone = [name for name in has if name not in wants]
@@ -83,7 +83,7 @@ def difference(has: Settings, wants: Settings) -> bytes:
     requests += b"".join(
         _run("SELECT pg_catalog.set_config($1, $2, false)", pair) for pair in changed.items()
     )
-    return requests + messages.SYNC
+    return requests + messages.close_statement(b"") + messages.SYNC
 
 
 def canonical(wanted: Settings, reported: Settings) -> Settings:

@@ -65,6 +65,50 @@ class StatementRegistry:
 
 
 @attrs.define(eq=False)
+class NameChanges:
+    """A client's names while Parse and Close of them are under way.
+
+    `names` says what each name will stand for if all goes well, since later requests build upon it. What is under way may fail in any order across
+    groups, so a name's history is kept until all of it is answered: what is known to be there first, then the changes in the order in which they were sent.
+    """
+
+    names: dict[bytes, Statement]
+    _histories: dict[bytes, list[tuple[Edit | None, Statement | None]]] = attrs.field(factory=dict)
+
+    def begin(self, name: bytes, statement: Statement | None, edit: Edit) -> None:
+        """A Parse (or, with None, a Close) is sent; its edit, which may do other things as well, will say how it ended."""
+        history = self._histories.setdefault(name, [(None, self.names.get(name))])
+        history.append((edit, statement))
+        self._set(name, statement)
+        done, undo = edit.done, edit.undo
+
+        def confirm() -> None:
+            if done is not None:
+                done()
+            history[0] = (None, statement)
+            self._answered(name, history, edit)
+
+        def revert() -> None:
+            if undo is not None:
+                undo()
+            self._answered(name, history, edit)
+
+        edit.done, edit.undo = confirm, revert
+
+    def _answered(self, name: bytes, history: list[tuple[Edit | None, Statement | None]], edit: Edit) -> None:
+        history[:] = [change for change in history if change[0] is not edit]
+        self._set(name, history[-1][1])
+        if len(history) == 1:
+            del self._histories[name]
+
+    def _set(self, name: bytes, statement: Statement | None) -> None:
+        if statement is None:
+            self.names.pop(name, None)
+        else:
+            self.names[name] = statement
+
+
+@attrs.define(eq=False)
 class ServerStatements:
     """What one server has prepared, the least recently used first.
 
@@ -103,6 +147,8 @@ class ServerStatements:
             statement.proven = statement.proven or not closing
             if self.unconfirmed.get(statement) is group:
                 del self.unconfirmed[statement]
+                if not closing:
+                    self.present[statement] = None  # `clear` may have come in between
 
         def undo() -> None:
             if self.unconfirmed.get(statement) is not group:
@@ -117,12 +163,11 @@ class ServerStatements:
 
     def overflow(self) -> Statement | None:
         """The statement to close before another is parsed, if there are too many."""
-        return next(iter(self.present)) if len(self.present) >= self.limit else None
+        return next(iter(self.present), None) if len(self.present) >= self.limit else None
 
     def clear(self) -> None:
-        """DISCARD ALL or DEALLOCATE ALL ran."""
+        """DISCARD ALL or DEALLOCATE ALL ran. What is unconfirmed was sent behind it and is still to come."""
         self.present.clear()
-        self.unconfirmed.clear()
 
     def __len__(self) -> int:
         return len(self.present)

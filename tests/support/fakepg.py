@@ -1,0 +1,351 @@
+"""A PostgreSQL backend as a pure machine, behind its login: bytes in, bytes out.
+
+It understands a handful of texts (tests/support/fakesql.py) and otherwise obeys the rules of the extended protocol that matter to a pooler: where errors skip to, what drops
+the unnamed statement and the portals, what COPY ignores, when a transaction is implicit. tests/protocol/test_fakepg.py compares it with real ones.
+
+With `noise` (a random generator) it puts notices and notifications between its replies.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tests.support import fakesql
+from tests.support.fakesql import Command, Failure
+from trio_pool.wire import messages
+from trio_pool.wire.frames import MAX_LARGE, Assembler
+from trio_pool.wire.tags import Status
+
+if TYPE_CHECKING:
+    from random import Random
+
+DEFAULTS = {"application_name": ""}
+COPY_IN_RESPONSE = messages.message(ord("G"), b"\0\0\1\0\0")
+COPY_OUT_RESPONSE = messages.message(ord("H"), b"\0\0\1\0\0")
+
+
+@attrs.define(eq=False)
+class Portal:
+    """A bound statement; `rows` is what it still has to give, None until it runs."""
+
+    command: Command
+    parameters: list[str]
+    rows: list[str] | None = None
+
+
+@attrs.define(eq=False)
+class FakePostgres:
+    """One backend. `receive` takes what a client sends, `output` collects the replies, `closed` tells that it has ended the connection."""
+
+    noise: Random | None = None
+    output: bytearray = attrs.field(factory=bytearray)
+    closed: bool = False
+    settings: dict[str, str] = attrs.field(factory=lambda: dict(DEFAULTS))
+    statements: dict[str, Command] = attrs.field(factory=dict)
+    portals: dict[str, Portal] = attrs.field(factory=dict)
+    status: int = Status.IDLE
+    _input: Assembler = attrs.field(factory=lambda: Assembler(MAX_LARGE))
+    _reported: dict[str, str] = attrs.field(factory=lambda: dict(DEFAULTS))
+    _settings_before: dict[str, str] | None = None
+    _skipping: bool = False
+    _copying: str = ""
+    """"simple" or "extended" while it copies from the client."""
+    _copied: bytearray = attrs.field(factory=bytearray)
+
+    def receive(self, data: bytes) -> None:
+        self._input.feed(data)
+        while not self.closed and (message := self._input.message()) is not None:
+            self._take(chr(message[0]), message[1])
+
+    def deliver(self, most: int | None = None) -> bytes:
+        """The next bytes of output, at most so many."""
+        size = len(self.output) if most is None else min(most, len(self.output))
+        piece = bytes(self.output[:size])
+        del self.output[:size]
+        return piece
+
+    def make_noise(self) -> None:
+        """An asynchronous message."""
+        assert self.noise is not None
+        notification = messages.message(ord("A"), b"\0\0\0\1channel\0\0")
+        self.output += self.noise.choice([messages.notice("00000", "noise"), notification])
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def _take(self, tag: str, body: bytes) -> None:
+        if self.noise is not None and self.noise.random() < 0.1:
+            self.make_noise()
+        if self._copying:
+            self._copy(tag, body)
+        elif tag == "X":
+            self.closed = True
+        elif tag == "S":
+            self._skipping = False
+            self._end_implicit()
+            self._ready()
+        elif tag in "dcfH" or self._skipping:
+            pass
+        elif tag in "QF":
+            self._simple(tag, body)
+        else:
+            try:
+                self._extended(tag, body)
+            except Failure as failure:
+                self._fail(failure)
+                self._skipping = True
+
+    def _simple(self, tag: str, body: bytes) -> None:
+        self._start()
+        try:
+            if tag == "F":
+                self._call(body)
+            else:
+                self.statements.pop("", None)
+                self._query(body.rstrip(b"\0").decode())
+        except Failure as failure:
+            self._fail(failure)
+        if not self._copying:
+            self._end_implicit()
+            self._ready()
+
+    def _query(self, text: str) -> None:
+        commands = [fakesql.read(part) for part in text.split(";")]
+        for command in commands:
+            if len(commands) > 1 and command.kind == "empty":
+                continue
+            self._refuse_if_aborted(command)
+            self._start()
+            self.portals.pop("", None)
+            portal = Portal(command, [])
+            self._plan(portal)
+            if command.has_rows:
+                self.output += command.description
+            self._run(portal, 0, "simple")
+
+    def _call(self, body: bytes) -> None:
+        """FunctionCall of reverse(text)."""
+        if self.status == Status.FAILED:
+            raise Failure("25P02")
+        oid, formats, arguments, size = struct.unpack_from("!IHHI", body)
+        if (oid, formats, arguments) != (3062, 0, 1):
+            raise Failure("42883")
+        value = body[12 : 12 + size][::-1]
+        self.output += messages.message(ord("V"), len(value).to_bytes(4, "big") + value)
+
+    def _extended(self, tag: str, body: bytes) -> None:
+        self._start()
+        match tag:
+            case "P":
+                name, text = (part.decode() for part in body.split(b"\0")[:2])
+                self._parse(name, text)
+            case "B":
+                self._bind(body)
+            case "D":
+                self._describe(body[:1], body[1:-1].decode())
+            case "E":
+                name = body[:-5].decode()
+                self._execute(name, int.from_bytes(body[-4:], "big"))
+            case "C":
+                kept: dict[str, Command] | dict[str, Portal]
+                kept = self.statements if body[:1] == b"S" else self.portals
+                kept.pop(body[1:-1].decode(), None)
+                self.output += messages.CLOSE_COMPLETE
+            case _:
+                self.output += messages.error("08P01", "invalid frontend message type", severity="FATAL")
+                self.closed = True
+
+    def _parse(self, name: str, text: str) -> None:
+        if not name:
+            self.statements.pop("", None)
+        command = fakesql.read(text)
+        if command.kind != "empty":
+            self._refuse_if_aborted(command)
+        if name in self.statements:
+            raise Failure("42P05")
+        self.statements[name] = command
+        self.output += messages.PARSE_COMPLETE
+
+    def _bind(self, body: bytes) -> None:
+        portal, statement, rest = body.split(b"\0", 2)
+        if statement.decode() not in self.statements:
+            raise Failure("26000")
+        command = self.statements[statement.decode()]
+        at = 2 + 2 * int.from_bytes(rest[:2], "big")
+        count = int.from_bytes(rest[at : at + 2], "big")
+        at += 2
+        parameters = []
+        for _ in range(count):
+            size = int.from_bytes(rest[at : at + 4], "big")
+            parameters.append(rest[at + 4 : at + 4 + size].decode())
+            at += 4 + size
+        if count != command.parameters:
+            raise Failure("08P01")
+        self._refuse_if_aborted(command)
+        name = portal.decode()
+        if name and name in self.portals:
+            raise Failure("42P03")
+        bound = Portal(command, parameters)
+        self.portals[name] = bound
+        self._plan(bound)
+        self.output += messages.BIND_COMPLETE
+
+    def _describe(self, target: bytes, name: str) -> None:
+        if target == b"S":
+            if name not in self.statements:
+                raise Failure("26000")
+            command = self.statements[name]
+        else:
+            command = self._portal(name).command
+        if self.status == Status.FAILED and command.has_rows:
+            raise Failure("25P02")
+        self.output += (command.parameter_description if target == b"S" else b"") + command.description
+
+    def _execute(self, name: str, limit: int) -> None:
+        portal = self._portal(name)
+        if portal.command.kind == "empty":
+            self.output += messages.EMPTY_QUERY
+            return
+        self._refuse_if_aborted(portal.command)
+        self._run(portal, limit, "extended")
+
+    def _portal(self, name: str) -> Portal:
+        if name not in self.portals:
+            raise Failure("34000")
+        return self.portals[name]
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def _plan(self, portal: Portal) -> None:
+        if portal.command.kind == "divide":
+            raise Failure("22012")
+
+    def _run(self, portal: Portal, limit: int, protocol: str) -> None:
+        command = portal.command
+        if command.has_rows:
+            self._run_rows(portal, limit)
+            return
+        match command.kind:
+            case "empty":
+                self.output += messages.EMPTY_QUERY
+                return
+            case "copy_in":
+                self.output += COPY_IN_RESPONSE
+                self._copying = protocol
+                self._copied.clear()
+                return
+            case "copy_out":
+                line = messages.message(ord("d"), command.value.encode() + b"\n")
+                self.output += COPY_OUT_RESPONSE + line * command.count + messages.message(ord("c"))
+                tag = f"COPY {command.count}"
+            case "begin":
+                self.status = Status.IN_TRANSACTION
+                tag = "BEGIN"
+            case "exit":
+                tag = "ROLLBACK" if self.status == Status.FAILED else command.value
+                self._end(commit=tag == "COMMIT")
+            case "set":
+                self.settings["application_name"] = command.value
+                tag = "SET"
+            case "reset":
+                self.settings["application_name"] = DEFAULTS["application_name"]
+                tag = "RESET"
+            case _:
+                if self.status == Status.IN_TRANSACTION:
+                    raise Failure("25001")
+                self.settings = dict(DEFAULTS)
+                self.statements.clear()
+                self.portals.clear()
+                tag = "DISCARD ALL"
+        self.output += messages.command_complete(tag)
+
+    def _run_rows(self, portal: Portal, limit: int) -> None:
+        command = portal.command
+        if portal.rows is None:
+            match command.kind:
+                case "echo":
+                    value = portal.parameters[0]
+                case "set_config":
+                    value = self.settings[portal.parameters[0]] = portal.parameters[1]
+                case "show":
+                    value = self.settings["application_name"]
+                case _:
+                    value = command.value
+            portal.rows = [value] * command.count
+        count = min(limit, len(portal.rows)) if limit else len(portal.rows)
+        self.output += b"".join(map(fakesql.data_row, portal.rows[:count]))
+        del portal.rows[:count]
+        if limit and count == limit:
+            self.output += messages.message(ord("s"))
+        else:
+            tag = "SHOW" if command.kind == "show" else f"SELECT {count}"
+            self.output += messages.command_complete(tag)
+
+    def _copy(self, tag: str, body: bytes) -> None:
+        try:
+            match tag:
+                case "d":
+                    self._copied += body
+                    if any(not line.isdigit() for line in self._copied.split(b"\n")[:-1]):
+                        raise Failure("22P02")
+                case "c":
+                    self.output += messages.command_complete(f"COPY {len(self._copied.splitlines())}")
+                    self._copy_ended()
+                case "f":
+                    raise Failure("57014")
+                case "S" | "H":
+                    pass
+                case _:
+                    self.output += messages.error("08P01", "unexpected message type during COPY")
+                    self.output += messages.error("08P01", "synchronization was lost", severity="FATAL")
+                    self.closed = True
+        except Failure as failure:
+            self._fail(failure)
+            self._skipping = self._copying == "extended"
+            self._copy_ended()
+
+    def _copy_ended(self) -> None:
+        if self._copying == "simple":
+            self._end_implicit()
+            self._ready()
+        self._copying = ""
+
+    # -- transactions ------------------------------------------------------------------------------------------------
+
+    def _refuse_if_aborted(self, command: Command) -> None:
+        if self.status == Status.FAILED and command.kind != "exit":
+            raise Failure("25P02")
+
+    def _start(self) -> None:
+        if self._settings_before is None:
+            self._settings_before = dict(self.settings)
+
+    def _end_implicit(self) -> None:
+        if self.status == Status.IDLE:
+            self._end(commit=True)
+
+    def _end(self, *, commit: bool) -> None:
+        """A transaction ends, and with it every portal."""
+        if not commit and self._settings_before is not None:
+            self.settings = self._settings_before
+        self._settings_before = None
+        self.portals.clear()
+        self.status = Status.IDLE
+
+    def _fail(self, failure: Failure) -> None:
+        self.output += messages.error(failure.sqlstate, "scripted failure")
+        if self.status == Status.IDLE:
+            self._end(commit=False)
+            return
+        if self._settings_before is not None:
+            self.settings = dict(self._settings_before)
+        self.status = Status.FAILED
+
+    def _ready(self) -> None:
+        for name, value in self.settings.items():
+            if self._reported[name] != value:
+                self._reported[name] = value
+                self.output += messages.parameter_status(name, value)
+        self.output += messages.READY[self.status]

@@ -1,0 +1,79 @@
+"""The little SQL that the scripted PostgreSQL understands. Every text means the same to a real one (with a table `sink (n int)`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+from trio_pool.wire import messages
+
+_ROWS = r"(?: FROM generate_series\(1, ?(?P<count>\d+)\))?"
+_PATTERNS: Final = {
+    "exit": re.compile(r"(?P<word>COMMIT|ROLLBACK)"),
+    "begin": re.compile(r"BEGIN"),
+    "select": re.compile(r"SELECT '(?P<value>[^']*)'" + _ROWS),
+    "echo": re.compile(r"SELECT \$1::text" + _ROWS),
+    "divide": re.compile(r"SELECT 1/0"),
+    "set": re.compile(r"SET application_name = '(?P<value>[^']*)'"),
+    "set_config": re.compile(r"SELECT pg_catalog\.set_config\(\$1, \$2, false\)"),
+    "reset": re.compile(r'RESET "?application_name"?'),
+    "show": re.compile(r"SHOW application_name"),
+    "discard": re.compile(r"DISCARD ALL"),
+    "copy_in": re.compile(r"COPY sink FROM STDIN"),
+    "copy_out": re.compile(r"COPY \(SELECT '(?P<value>[^']*)'" + _ROWS + r"\) TO STDOUT"),
+    "empty": re.compile(r""),
+}
+_ROW_DESCRIPTION: Final = messages.message(
+    ord("T"), b"\0\1text\0" + bytes(6) + (25).to_bytes(4, "big") + b"\xff\xff\xff\xff\xff\xff\0\0"
+)
+
+
+class Failure(Exception):
+    """What becomes an ErrorResponse."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+@attrs.frozen
+class Command:
+    """A statement's text, understood."""
+
+    kind: str
+    value: str = ""
+    count: int = 1
+
+    @property
+    def parameters(self) -> int:
+        return {"echo": 1, "set_config": 2}.get(self.kind, 0)
+
+    @property
+    def has_rows(self) -> bool:
+        return self.kind in ("select", "echo", "divide", "set_config", "show")
+
+    @property
+    def parameter_description(self) -> bytes:
+        types = self.parameters * (25).to_bytes(4, "big")
+        return messages.message(ord("t"), self.parameters.to_bytes(2, "big") + types)
+
+    @property
+    def description(self) -> bytes:
+        return _ROW_DESCRIPTION if self.has_rows else messages.NO_DATA
+
+
+def read(text: str) -> Command:
+    """Raises `Failure` for what is no SQL."""
+    for kind, pattern in _PATTERNS.items():
+        if match := pattern.fullmatch(text.strip()):
+            found = match.groupdict()
+            value = found.get("value") or found.get("word") or ""
+            return Command(kind, value, int(found.get("count") or 1))
+    raise Failure("42601")
+
+
+def data_row(value: str) -> bytes:
+    encoded = value.encode()
+    return messages.message(ord("D"), b"\0\1" + len(encoded).to_bytes(4, "big") + encoded)
