@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,14 +85,34 @@ def test_a_stop_drains(postgres: LocalPostgres) -> None:
 
 
 def test_a_drain_ends_when_its_time_is_over(postgres: LocalPostgres) -> None:
-    """A transaction that is still open after `drain` is cut off, and the exit status is 0 all the same."""
+    """After `drain` clients are told and cut off, what they left in PostgreSQL is ended; status 0."""
+    marker = uuid.uuid4().hex
     with pooler_of(postgres, timeouts={"drain": "300ms"}) as pooler:
-        with RawClient.log_in(address(pooler)) as busy:
-            busy.run("begin")
+        target = pooler.target()
+        with RawClient.log_in(address(pooler)) as open_transaction, RawClient.log_in(address(pooler)) as busy:
+            open_transaction.run("begin")
+            busy.send(messages.query(f"select pg_sleep(60) /* {marker} */"))
+            target.wait_until_running(marker)
             pooler.signal(signal.SIGTERM)
-            assert busy.exchange() == []
+            assert open_transaction.farewell() == ("FATAL", "57P01")
+            assert busy.farewell() == ("FATAL", "57P01")
         assert pooler.wait_for_end() == 0
-        pooler.wait_for_event("drain is over: clients were disconnected in the middle of a transaction")
+        pooler.wait_for_event("drain is over: clients are disconnected in the middle of a transaction")
+        assert pooler.log_events("internal error in a client's task") == []
+    running = (
+        "select count(*) from pg_stat_activity where pid <> pg_backend_pid() and position(:m in query) > 0"
+    )
+    assert target.ask_origin(running + " and state = 'active'", m=marker) == [[0]]
+
+
+def test_who_has_not_logged_in_does_not_delay_a_stop(postgres: LocalPostgres) -> None:
+    """A client in the middle of its login is told and closed at once, whatever `drain` says."""
+    with pooler_of(postgres, timeouts={"drain": "0", "client_login": "0"}) as pooler:
+        with RawClient.connect(address(pooler)) as silent, RawClient.log_in(address(pooler)) as idle:
+            pooler.signal(signal.SIGTERM)
+            assert silent.farewell() == ("FATAL", "57P01")
+            assert idle.farewell() == ("FATAL", "57P01")
+        assert pooler.wait_for_end() == 0
 
 
 def test_a_waiting_client_is_told_of_the_stop(postgres: LocalPostgres) -> None:

@@ -1,56 +1,42 @@
 """Random requests of a client that knows the protocol and does not always keep to it.
 
-What no pooler can tell from what a direct connection would do is left out, so that replies can be compared one by one: requests during COPY (they end the connection), a Parse or Bind that
-builds upon a statement whose Parse may fail in an earlier group that is still unanswered.
+A request is a tuple, for hypothesis to print and shrink; `rendered` makes bytes of it. What no pooler can relay as if it were not there is left out by `restrained`: requests that
+build upon a Parse or Close which may have failed in an earlier group that is still unanswered. (A pooler has to decide when it sends; the client cannot know either.)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hypothesis import strategies as st
 
-from tests.support.requests import (
-    COPY_DONE,
-    FLUSH,
-    SYNC,
-    bind,
-    close,
-    close_portal,
-    copy_data,
-    copy_fail,
-    describe,
-    describe_portal,
-    execute,
-    function_call,
-    parse,
-    query,
-)
+from tests.support import requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+Request = tuple[Any, ...]
+Strategy = st.SearchStrategy[list[Request]]
 
 NAMES: Final = ["s1", "s2", "s3"]
-PORTALS: Final = ["", "p1"]
+PORTALS: Final = ["", "", "p1"]
 MARK: Final = "@"
-"""Stands for the payload in these texts; `stamped` puts the sender's own there."""
+"""Stands for the payload, which says whose request it is."""
 
 _SIMPLE: Final = [
-    "SELECT '@'",
     "SELECT '@'",
     "SELECT '@' FROM generate_series(1,3)",
     "SELECT '@'; SELECT '@b'",
     "SELECT 1/0",
     "ERROR @",
     "",
+    "COPY (SELECT '@' FROM generate_series(1,2)) TO STDOUT",
+    "SET application_name = '@'",
+    "SHOW application_name",
     "BEGIN",
     "BEGIN",
     "COMMIT",
     "ROLLBACK",
-    "COPY (SELECT '@' FROM generate_series(1,2)) TO STDOUT",
-    "SET application_name = '@'",
-    "SHOW application_name",
-    "DISCARD ALL",
 ]
 _PREPARED: Final = [
     "SELECT $1::text",
@@ -59,9 +45,181 @@ _PREPARED: Final = [
     "SELECT 1/0",
     "ERROR",
     "",
+    "SHOW application_name",
     "BEGIN",
     "COMMIT",
     "ROLLBACK",
 ]
+_ENDS_GROUP: Final = ("query", "sync", "call")
 
-Payload = "Callable[[], str]"
+_names = st.sampled_from(NAMES)
+_portals = st.sampled_from(PORTALS)
+_texts = st.sampled_from(_PREPARED)
+_limits = st.sampled_from([0, 0, 1, 2, 3])
+
+
+def _just(*items: Request) -> Strategy:
+    return st.just(list(items))
+
+
+def _parameters(text: str, payload: str = MARK) -> tuple[str, ...]:
+    return (payload,) * text.count("$1")
+
+
+@st.composite
+def _unnamed(draw: st.DrawFn) -> list[Request]:
+    text, portal = draw(_texts), draw(_portals)
+    requests_: list[Request] = [("parse", "", text), ("bind", "", portal, *_parameters(text))]
+    if draw(st.booleans()):
+        requests_.append(("describe_portal", portal))
+    return [*requests_, ("execute", portal, draw(_limits))]
+
+
+@st.composite
+def _named(draw: st.DrawFn) -> list[Request]:
+    """Bind and Execute, which may not fit the statement that the name stands for."""
+    name, portal = draw(_names), draw(_portals)
+    parameters = (MARK,) * draw(st.sampled_from([1, 1, 0]))
+    return [("bind", name, portal, *parameters), ("execute", portal, draw(_limits))]
+
+
+@st.composite
+def _prepared(draw: st.DrawFn) -> list[Request]:
+    name, text = draw(_names), draw(_texts)
+    portal = draw(_portals)
+    ahead: list[Request] = [("close", name)] if draw(st.booleans()) else []
+    return [
+        *ahead,
+        ("parse", name, text),
+        ("bind", name, portal, *_parameters(text)),
+        ("execute", portal, draw(_limits)),
+    ]
+
+
+_unit: Strategy = st.one_of(
+    _unnamed(),
+    _named(),
+    _prepared(),
+    st.builds(lambda n, t: [("parse", n, t)], _names, _texts),
+    st.builds(lambda n: [("describe", n)], st.sampled_from([*NAMES, ""])),
+    st.builds(lambda n: [("close", n)], st.sampled_from([*NAMES, "", "unknown"])),
+    st.builds(lambda p: [("close_portal", p)], _portals),
+    st.builds(lambda p, n: [("execute", p, n)], _portals, _limits),
+    _just(("bind", "unknown", ""), ("execute", "", 0)),
+    _just(("bind", "", ""), ("execute", "", 0)),
+    _just(("flush",)),
+    _just(("copy_done",)),
+)
+_end: Strategy = st.one_of(
+    _just(("sync",)),
+    _just(("sync",)),
+    _just(("sync",), ("sync",)),
+    _just(("flush",)),
+    _just(("call", MARK)),
+    st.builds(lambda t: [("query", t)], st.sampled_from(_SIMPLE)),
+    _just(),
+)
+
+
+@st.composite
+def _copy(draw: st.DrawFn) -> list[Request]:
+    """COPY FROM STDIN in either protocol: with Syncs that it ignores, and CopyDone behind an error."""
+    extended = draw(st.booleans())
+    copy = "COPY sink FROM STDIN"
+    begin: list[Request] = [("query", copy)]
+    if extended:
+        begin = [("parse", "", copy), ("bind", "", ""), ("execute", "", 0)]
+        begin += draw(st.sampled_from([[], [("flush",)], [("sync",)], [("sync",), ("sync",)]]))
+    good = draw(st.booleans())
+    data: list[Request] = [("copy_data", b"1\n"), ("copy_data", b"2\n" if good else b"bad\n")]
+    if good and extended and draw(st.booleans()):
+        data.insert(1, ("sync",))
+    end: Request = ("copy_fail",) if draw(st.integers(0, 3)) == 0 else ("copy_done",)
+    return [*begin, *data, end, *([("sync",)] if extended else [])]
+
+
+_group: Strategy = st.builds(
+    lambda units, end: [*(item for unit in units for item in unit), *end],
+    st.lists(_unit, min_size=1, max_size=3),
+    _end,
+)
+_long: Strategy = _just(
+    ("parse", "", "SELECT $1::text"), ("bind", "", "", MARK * 40_000), ("execute", "", 0), ("sync",)
+)
+
+pipelines: Strategy = st.builds(
+    lambda parts: [item for part in parts for item in part],
+    st.lists(
+        st.one_of(
+            st.builds(lambda t: [("query", t)], st.sampled_from(_SIMPLE)),
+            _group,
+            _group,
+            _copy(),
+            st.one_of(_group, _long),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+
+
+def restrained(
+    pipeline: Iterable[Request], changed: set[str], *, knows_unnamed: bool
+) -> tuple[list[Request], set[str]]:
+    """The pipeline without what depends on unanswered changes, and the names that it leaves changed.
+
+    `changed` are those that earlier pipelines have. `knows_unnamed` tells that the unnamed statement is certain.
+    """
+    kept: list[Request] = []
+    before, now = set(changed), set[str]()
+    parsed_unnamed = False
+    for request in pipeline:
+        kind = request[0]
+        if kind in ("parse", "bind", "describe", "close"):
+            name = request[1]
+            if name == "":
+                if kind == "parse":
+                    parsed_unnamed, knows_unnamed = True, False
+                elif kind == "close":
+                    continue
+                elif not (parsed_unnamed or knows_unnamed):
+                    continue
+            elif name in before:
+                continue
+            elif kind in ("parse", "close"):
+                now.add(name)
+        kept.append(request)
+        if kind in _ENDS_GROUP:
+            before |= now
+            now = set()
+            parsed_unnamed = False
+            if kind == "query":
+                knows_unnamed = False
+    return kept, before | now
+
+
+def rendered(request: Request, payload: Callable[[], str]) -> bytes:
+    """The bytes of a request."""
+    kind, *arguments = request
+    match kind:
+        case "query":
+            return requests.query(arguments[0].replace(MARK, payload()))
+        case "parse":
+            return requests.parse(*arguments)
+        case "bind":
+            statement, portal, *parameters = arguments
+            values = [value.replace(MARK, payload()) for value in parameters]
+            return requests.bind(statement, *values, portal=portal)
+        case "call":
+            return requests.function_call(payload())
+        case "copy_fail":
+            return requests.copy_fail("given up")
+        case "sync":
+            return requests.SYNC
+        case "flush":
+            return requests.FLUSH
+        case "copy_done":
+            return requests.COPY_DONE
+        case _:
+            built: bytes = getattr(requests, kind)(*arguments)
+            return built

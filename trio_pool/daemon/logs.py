@@ -8,7 +8,10 @@ import structlog
 
 
 def configure_logs(*, level: str = "info") -> None:
-    """Send all log events to standard error. Called by programs, never by the library: an embedding program has its own configuration."""
+    """Send all log events to standard error.
+
+    Called by programs, never by the library: an embedding program has its own configuration.
+    """
     terminal = sys.stderr.isatty()
     # Not the tracebacks of rich, which show local variables: those hold passwords and clients' data.
     renderer: structlog.typing.Processor = (

@@ -6,28 +6,26 @@
           └─ clients        one task per accepted socket
              └─ listeners   accept loops; end first
 
-Pools are outside clients because a client's last act needs its server. Stopping goes inwards out: no new clients, clients leave between transactions (`drain` at most), pools close
-their servers.
+Pools are outside clients because a client's last act needs its server. Stopping goes inwards out: no new
+clients, clients leave between transactions (`drain` at most), what they left running is cancelled and rolled
+back (`cancel` at most), pools close their servers.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-import socket
-from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import attrs
 import structlog
 import trio
 
 from trio_pool.config.access import TlsMode
-from trio_pool.config.address import Address
-from trio_pool.config.model import Config
 from trio_pool.errors import ClientFault, Reason, SqlState
 from trio_pool.net import tls
-from trio_pool.net.client import Client, part
+from trio_pool.net.client import LINGER, Client, part
 from trio_pool.net.clients import Clients
 from trio_pool.net.conversation import Conversation, EndOfStream
 from trio_pool.net.listeners import accept_for_ever, listening, spell
@@ -39,7 +37,14 @@ from trio_pool.pooling.pool import PoolKey
 from trio_pool.protocol.auth import Credentials
 from trio_pool.protocol.channel_binding import end_point
 from trio_pool.wire import messages
-from trio_pool.wire.startup import CancelRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_pool.config.address import Address
+    from trio_pool.config.model import Config
+    from trio_pool.net.listeners import Socket
+    from trio_pool.wire.startup import CancelRequest
 
 log = structlog.get_logger()
 
@@ -58,6 +63,8 @@ class Service:
     addresses: tuple[str, ...] = ()
     _reception: Reception = attrs.field(init=False)
     _stopping: trio.Event = attrs.field(factory=trio.Event)
+    _arriving: set[trio.CancelScope] = attrs.field(factory=set)
+    """Around everybody who has not logged in yet."""
     _pool_nursery: trio.Nursery | None = None
     _statement_prefix: bytes = attrs.field(factory=lambda: b"trio_pool_%b_" % secrets.token_hex(4).encode())
 
@@ -89,7 +96,7 @@ class Service:
         self._stopping.set()
 
     def pool_for(self, database: str, user: str) -> OriginPool | None:
-        """The pool of a database for a client's user, made on first use; None if there is no such database."""
+        """The pool of a database for a client's user, made on first use; None without such a database."""
         found = self.config.database(database)
         if found is None:
             return None
@@ -114,7 +121,10 @@ class Service:
         return pool
 
     async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stop` or cancellation. `started` gets this object once clients can connect. Raises OSError if an address cannot be listened on."""
+        """Serve until `stop` or cancellation. `started` gets this object once clients can connect.
+
+        Raises OSError if an address cannot be listened on.
+        """
         with ExitStack() as stack:
             listeners = [_listen(stack, address) for address in self.config.listen.addresses]
             self.addresses = tuple(map(spell, listeners))
@@ -142,9 +152,9 @@ class Service:
                 self.pool_for(database.name, database.origin.user)
 
     async def _serve_clients(
-        self, stack: ExitStack, listeners: Iterable[socket.socket], task_status: trio.TaskStatus[Service]
+        self, stack: ExitStack, listeners: Iterable[Socket], task_status: trio.TaskStatus[Service]
     ) -> None:
-        """Accept until `stop`, then drain. `stack` closes the listeners, so that who comes later is refused and need not wait."""
+        """Accept until `stop`, then drain. `stack` closes the listeners, so that who comes later is refused."""
         async with trio.open_nursery() as clients:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -156,21 +166,41 @@ class Service:
             stack.close()
             drain = self.config.timeouts.drain
             log.info("stopping", clients=self.clients.connections, drain=None if drain == math.inf else drain)
-            clients.cancel_scope.deadline = trio.current_time() + drain
-            clients.start_soon(self._send_clients_away, clients.cancel_scope)
-        if clients.cancel_scope.cancelled_caught:
-            log.warning("drain is over: clients were disconnected in the middle of a transaction")
+            clients.start_soon(self._send_clients_away, drain, clients.cancel_scope)
+        await self._settle_servers()
         log.info("stopped")
 
-    async def _send_clients_away(self, scope: trio.CancelScope) -> None:
-        """Tell every client that is between transactions to leave, until none is left."""
-        while self.clients.connections:
+    async def _send_clients_away(self, drain: float, scope: trio.CancelScope) -> None:
+        """Tell every client that is between transactions to leave, and after `drain` everybody."""
+        for arriving in self._arriving:
+            arriving.cancel()
+        with trio.move_on_after(drain):
+            while self.clients.connections:
+                for client in list(self.clients.by_id.values()):
+                    client.stop()
+                await trio.sleep(0.05)
+        if self.clients.connections:
+            log.warning("drain is over: clients are disconnected in the middle of a transaction")
             for client in list(self.clients.by_id.values()):
-                client.stop()
-            await trio.sleep(0.05)
+                if client.server is None or client.server.session.between_messages:
+                    client.fail(_shutdown())
+            with trio.move_on_after(2 * LINGER):
+                while self.clients.connections:  # noqa: ASYNC110 -- there is no event of the last one
+                    await trio.sleep(0.01)
         scope.cancel()
 
-    async def _serve_client(self, sock: socket.socket, host: str | None, peer: str) -> None:
+    async def _settle_servers(self) -> None:
+        """Let what the last clients left running be cancelled and rolled back, for `cancel` at most."""
+        with trio.move_on_after(self.config.timeouts.cancel):
+            while any(self._unsettled(pool) for pool in self.pools.values()):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+    @staticmethod
+    def _unsettled(pool: OriginPool) -> bool:
+        statistics = pool.pool.statistics()
+        return statistics.cleaning + statistics.cancelling > 0
+
+    async def _serve_client(self, sock: Socket, host: str | None, peer: str) -> None:
         """One accepted socket, to its end. The one boundary behind which a client's errors stay."""
         transport = PlainTransport(sock)
         conversation = Conversation.over(transport)
@@ -205,7 +235,14 @@ class Service:
                     SqlState.TOO_MANY_CONNECTIONS,
                     reason=Reason.TOO_MANY_CLIENTS,
                 )
-            request = await self._reception.welcome(conversation, host, peer)
+            with trio.CancelScope() as arriving:
+                self._arriving.add(arriving)
+                try:
+                    request = await self._reception.welcome(conversation, host, peer)
+                finally:
+                    self._arriving.discard(arriving)
+            if arriving.cancelled_caught:
+                raise _shutdown()
             if isinstance(request, Client):
                 return request
             await self._cancel(request)
@@ -227,18 +264,26 @@ class Service:
         return None
 
     async def _cancel(self, request: CancelRequest) -> None:
-        """Returns when the cancel has had its effect; only then is the request's connection closed, as PostgreSQL does."""
+        """Returns when the cancel has had its effect: then its connection is closed, as PostgreSQL does."""
         client = self.clients.find(request)
         if client is not None:
             await client.cancel()
 
 
-def _listen(stack: ExitStack, address: Address) -> socket.socket:
-    """Listen until the stack is closed. The OSError that it may raise names the address, as the system's does not."""
+def _listen(stack: ExitStack, address: Address) -> Socket:
+    """Listen until the stack is closed. Its OSError names the address, as the system's does not."""
     try:
         return stack.enter_context(listening(address))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(address)) from error
+
+
+def _shutdown() -> ClientFault:
+    return ClientFault(
+        "terminating connection due to administrator command",
+        SqlState.ADMIN_SHUTDOWN,
+        reason=Reason.STOPPING,
+    )
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from trio_pool.config.model import Config
 from trio_pool.daemon.service import Service, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_pool.config.model import Config
 
 log = structlog.get_logger()
 

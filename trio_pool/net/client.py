@@ -86,8 +86,14 @@ class Client(Connection):
         session = self.session
         out = session.receive(data)
         server = self.server
-        if out and server is not None:
-            server.write(out, self)
+        if server is not None:
+            if out:
+                server.write(out, self)
+                if server.session.groups and not session.replies and session.state is ClientState.LINKED:
+                    return
+        elif session.state is ClientState.WAITING and not session.replies:
+            self._want_server()
+            return
         self._after_input()
 
     def _after_input(self) -> None:
@@ -141,11 +147,18 @@ class Client(Connection):
         if session.replies or session.fault is not None or session.state is ClientState.ENDING:
             self._after_input()
 
-    def returns(self, server: Server) -> None:
-        """A lease ends. Hot path."""
+    def returns(self, server: Server) -> bool:
+        """The server is at rest. Hot path."""
+        session = self.session
+        if session.body_left:
+            return False
+        if session.state is ClientState.ENDING:
+            self.finish(Reason.CLIENT_TERMINATED)
+            return False
         self.server = None
-        self.session.unlink()
+        session.unlink()
         self.active_at = self.poller.now
+        return True
 
     def after_lease(self) -> None:
         """Hot path."""
@@ -182,10 +195,6 @@ class Client(Connection):
     @property
     def ending(self) -> bool:
         return self.session.state is ClientState.ENDING
-
-    @property
-    def mid_message(self) -> bool:
-        return self.session.body_left > 0
 
     def on_gone(self) -> None:
         """Reset, or closed while it was not read: nobody is there to answer."""

@@ -39,10 +39,6 @@ class SettingsTrial:
     def ending(self) -> bool:
         return False
 
-    @property
-    def mid_message(self) -> bool:
-        return False
-
     async def run(self) -> tuple[Settings, Settings]:
         """Returns `result`. Raises `ServerFault` with the server's own words, or because there was no server to ask."""
         try:
@@ -89,13 +85,14 @@ class SettingsTrial:
     def resume(self) -> None:
         pass
 
-    def returns(self, server: Server) -> None:
+    def returns(self, server: Server) -> bool:
         session = server.session
         self._server = None
         if self.fault is None:
             settings = canonical(self.wanted, session.reported)
             session.settings = settings
             self.result = (settings, session.reported)
+        return True
 
     def after_lease(self) -> None:
         self._done.set()

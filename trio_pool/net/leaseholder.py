@@ -21,10 +21,6 @@ class Leaseholder(Protocol):
     def ending(self) -> bool:
         """Whether it only waits for its last replies."""
 
-    @property
-    def mid_message(self) -> bool:
-        """Whether a message has been forwarded in part."""
-
     def granted(self, server: Server, /) -> None:
         """It waited, and now has this server."""
 
@@ -37,8 +33,8 @@ class Leaseholder(Protocol):
     def resume(self) -> None:
         """The server can take more."""
 
-    def returns(self, server: Server) -> None:
-        """The lease ends here: the server is at rest and about to be somebody else's."""
+    def returns(self, server: Server) -> bool:
+        """The server is at rest and may be somebody else's: let go of it. False if it is still needed, or was left in another way."""
 
     def after_lease(self) -> None:
         """The server has found its next owner: now a next lease may be asked for."""

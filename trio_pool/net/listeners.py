@@ -12,6 +12,7 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import structlog
 import trio
@@ -27,7 +28,10 @@ BURST = 64
 """Connections accepted before other tasks get their turn."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-Handler = Callable[[socket.socket, str | None, str], Awaitable[None]]
+Socket: TypeAlias = socket.socket
+"""For rooms that pass sockets on: only `net` imports `socket`."""
+
+Handler = Callable[[Socket, str | None, str], Awaitable[None]]
 """Takes an accepted, non-blocking socket, the client's numeric address (None on a Unix socket) and its spelling for logs; owns the socket."""
 
 

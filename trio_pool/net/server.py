@@ -132,21 +132,17 @@ class Server(Connection):
         )
 
     def offer(self) -> None:
-        """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of a message."""
+        """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of a message. Hot path."""
         client = self.client
         assert client is not None
-        if client.mid_message or (self.session.pins or not self.origin.releases) and not client.ending:
+        if (self.session.pins or not self.origin.releases) and not client.ending:
             self._note_pin(client)
-            return
-        if client.ending:
-            client.finish(Reason.CLIENT_TERMINATED)
-            return
-        self.client = None
-        if self.pins_noted:
-            self.pins_noted.clear()
-        client.returns(self)
-        self._recycle()
-        client.after_lease()
+        elif client.returns(self):
+            self.client = None
+            if self.pins_noted:
+                self.pins_noted.clear()
+            self._recycle()
+            client.after_lease()
 
     def _note_pin(self, client: Leaseholder) -> None:
         """Say once per reason that a client keeps its server."""

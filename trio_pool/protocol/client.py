@@ -149,9 +149,9 @@ class ClientSession:
         if self.server is not None and not self._quiet:
             return self._translate(data, self.server)
         self.input = data
-        if self._quiet:
-            return b""
-        if self.state is not ClientState.WAITING:
+        if self.state is ClientState.IDLE and self._plainly_wants_server(data):
+            self.state = ClientState.WAITING
+        elif not self._quiet and self.state is not ClientState.WAITING:
             self._alone()
         return b""
 
@@ -221,6 +221,12 @@ class ClientSession:
             self._alone()
 
     # -- without a server --------------------------------------------------------------------------------------------
+
+    def _plainly_wants_server(self, data: bytes) -> bool:
+        """Whether a chunk begins with a whole Query or Bind, so that `_alone` need not look. Hot path."""
+        if len(data) <= 5 or data[0] != QUERY and data[0] != BIND or self._skipping or self.body_left:
+            return False
+        return 4 <= header(data, 0)[1] < len(data)
 
     def _alone(self) -> None:
         """Eat from the front of `input` what needs no server; stop at what does, or at what is not whole."""

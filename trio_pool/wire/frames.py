@@ -13,12 +13,13 @@ would refuse, at the header, before a byte of the body is kept.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import attrs
 
 from trio_pool.wire.tags import Frontend
 
-header = struct.Struct("!BI").unpack_from
+header: Callable[[bytes | bytearray, int], tuple[int, int]] = struct.Struct("!BI").unpack_from
 """`header(buffer, offset) -> (tag, length)`; the length counts itself (4) but not the tag."""
 
 HEADER_SIZE = 5

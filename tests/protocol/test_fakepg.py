@@ -1,0 +1,191 @@
+"""The scripted PostgreSQL against real ones: what the other tests of this directory believe must be true."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.support.fakepg import FakePostgres
+from tests.support.pipelines import Request, pipelines, rendered
+from tests.support.requests import (
+    COPY_DONE,
+    FLUSH,
+    SYNC,
+    Reply,
+    bind,
+    close,
+    copy_data,
+    copy_fail,
+    describe,
+    describe_portal,
+    execute,
+    function_call,
+    parse,
+    query,
+    read_replies,
+)
+from trio_pool.wire import messages
+from trio_pool.wire.frames import Assembler
+
+if TYPE_CHECKING:
+    from trio_pool.cli.postgres import LocalPostgres
+
+COPY = "COPY sink FROM STDIN"
+FAILED_TRANSACTION = query("BEGIN") + query("SELECT 1/0")
+TRANSCRIPTS = {
+    "simple": query("SELECT 'a'") + query("SELECT 'b' FROM generate_series(1,3)") + query(""),
+    "several statements": query("SELECT 'a'; SELECT 'b'") + query("SELECT 'a'; SELECT 1/0; SELECT 'b'"),
+    "transaction": query("BEGIN") + query("SELECT 'a'") + query("COMMIT") + query("COMMIT"),
+    "failed transaction": FAILED_TRANSACTION + query("SELECT 'a'") + query("COMMIT") + query("ROLLBACK"),
+    "extended": parse("", "SELECT $1::text") + bind("", "a") + describe_portal() + execute() + SYNC,
+    "row limit": parse("", "SELECT 'a' FROM generate_series(1,3)")
+    + (bind("") + execute("", 2) + execute("", 2) + bind("") + execute("", 3) + execute("", 3) + SYNC),
+    "error skips to Sync": parse("", "ERROR") + bind("") + execute() + FLUSH + query("SELECT 'a'") + SYNC,
+    "duplicate name": parse("s", "SELECT 'a'") + SYNC + parse("s", "SELECT 'b'") + SYNC + describe("s") + SYNC,
+    "unknown names": b"".join(
+        request + SYNC for request in (bind("x"), describe("x"), execute("x"), describe_portal("x"), close("x"))
+    ),
+    "a Query drops the unnamed statement": parse("", "SELECT 'a'") + SYNC + query("") + bind("") + SYNC,
+    "a failed Parse drops the unnamed statement": parse("", "SELECT 'a'")
+    + SYNC
+    + parse("", "ERROR")
+    + (SYNC + bind("") + SYNC),
+    "a skipped Parse does not": parse("", "SELECT 'a'")
+    + SYNC
+    + bind("x")
+    + parse("", "SELECT 'b'")
+    + (SYNC + bind("") + execute() + SYNC),
+    "portals end with the transaction": parse("", "SELECT 'a'") + bind("") + SYNC + execute() + SYNC,
+    "portals outlive Sync in a transaction": query("BEGIN")
+    + parse("s", "SELECT 'a' FROM generate_series(1,3)")
+    + bind("s", portal="p")
+    + (execute("p", 1) + SYNC + execute("p") + SYNC + bind("s", portal="p") + SYNC + execute("p") + SYNC),
+    "extended in a failed transaction": parse("c", "COMMIT")
+    + parse("e", "")
+    + parse("s", "SELECT 'a'")
+    + SYNC
+    + FAILED_TRANSACTION
+    + b"".join(
+        request + SYNC
+        for request in (
+            parse("", "SELECT 'a'"),
+            parse("", "ERROR"),
+            parse("", ""),
+            parse("e", ""),
+            bind("e"),
+            bind("s"),
+            describe("s"),
+            describe("c"),
+            close("s"),
+            function_call("a"),
+            bind("c") + describe_portal() + execute(),
+        )
+    ),
+    "BEGIN in a pipeline": parse("", "BEGIN") + bind("") + execute() + SYNC + query("ROLLBACK"),
+    "COMMIT in a pipeline": query("BEGIN")
+    + (parse("", "COMMIT") + bind("") + execute() + parse("", "SELECT 'a'") + bind("") + execute() + SYNC),
+    "Query behind a group without Sync": parse("s", "SELECT 'a'") + bind("s") + execute() + query("SELECT 'b'"),
+    "FunctionCall": function_call("abc") + parse("", "SELECT 'a'") + function_call("d"),
+    "COPY": query(COPY) + copy_data(b"1\n2\n") + COPY_DONE + query("SELECT 'a'"),
+    "COPY fails": query(COPY) + copy_data(b"bad\n") + copy_data(b"1\n") + COPY_DONE + query("SELECT 'a'"),
+    "COPY given up": query(COPY) + copy_data(b"1\n") + copy_fail("no") + SYNC,
+    "COPY ignores Sync and Flush": parse("", COPY)
+    + (bind("") + execute() + SYNC + SYNC + FLUSH + copy_data(b"1\n") + SYNC + COPY_DONE + execute() + SYNC),
+    "COPY fails behind a Sync": parse("", COPY)
+    + (bind("") + execute() + SYNC + copy_data(b"bad\n") + COPY_DONE + query("SELECT 'a'") + SYNC),
+    "a simple COPY ignores Sync": query(COPY) + SYNC + copy_data(b"1\n") + SYNC + COPY_DONE + SYNC,
+    "a Query during COPY ends the connection": query(COPY) + query("SELECT 'a'"),
+    "a Parse during COPY ends the connection": parse("", COPY) + bind("") + execute() + parse("", "") + SYNC,
+    "COPY out": query("COPY (SELECT 'a' FROM generate_series(1,2)) TO STDOUT"),
+    "settings": query("SET application_name = 'a'")
+    + parse("", "SELECT pg_catalog.set_config($1, $2, false)")
+    + (bind("", "application_name", "b") + execute() + SYNC + query("SHOW application_name"))
+    + (query("BEGIN") + query("SET application_name = 'c'") + query("ROLLBACK") + query("SHOW application_name"))
+    + (query('RESET "application_name"') + query("SHOW application_name")),
+    "DISCARD ALL": parse("s", "SELECT 'a'")
+    + (SYNC + query("BEGIN") + query("DISCARD ALL") + query("ROLLBACK") + query("DISCARD ALL") + bind("s") + SYNC),
+}
+END = SYNC + query("SELECT 'the end'")
+
+
+@pytest.fixture(scope="session")
+def with_sink(postgres: LocalPostgres) -> LocalPostgres:
+    """A PostgreSQL with the table that the texts copy into."""
+    postgres.run_sql("create table sink (n int)")
+    return postgres
+
+
+class Direct:
+    """A session with a real PostgreSQL, as its superuser."""
+
+    def __init__(self, origin: LocalPostgres) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(f"{origin.socket_dir}/.s.PGSQL.{origin.port}")
+        self.socket.sendall(
+            messages.startup({"user": origin.superuser, "database": "postgres", "application_name": ""})
+        )
+        self._read_until(lambda tag, body: tag == ord("Z"))
+
+    def replies(self, data: bytes) -> list[Reply]:
+        """Everything until the row of `END`, or the end of the connection."""
+        self.socket.sendall(data)
+        ended = False
+
+        def is_end(tag: int, body: bytes) -> bool:
+            nonlocal ended
+            ended = ended or body.endswith(b"the end")
+            return ended and tag == ord("Z")
+
+        replies = read_replies(self._read_until(is_end))
+        self.socket.close()
+        return replies
+
+    def _read_until(self, is_last) -> bytes:  # type: ignore[no-untyped-def]
+        received, assembler = bytearray(), Assembler(1 << 30)
+        while data := self.socket.recv(1 << 16):
+            received += data
+            assembler.feed(data)
+            while (message := assembler.message()) is not None:
+                if is_last(*message):
+                    return bytes(received)
+        return bytes(received)
+
+
+def faked(data: bytes, *, noise: random.Random | None = None) -> list[Reply]:
+    backend = FakePostgres(noise=noise)
+    backend.receive(data)
+    return read_replies(backend.deliver())
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_replies_are_those_of_postgresql(name: str, with_sink: LocalPostgres) -> None:
+    """Every transcript gets the same messages, rows, error codes and transaction states from both."""
+    data = TRANSCRIPTS[name] + END
+    assert faked(data) == Direct(with_sink).replies(data)
+
+
+@given(pipeline=pipelines)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_pipelines_get_the_replies_of_postgresql(
+    pipeline: list[Request], with_sink: LocalPostgres
+) -> None:
+    """What hypothesis sends through the pooler means the same to the scripted PostgreSQL as to a real one."""
+    numbers = itertools.count()
+    data = b"".join(rendered(request, lambda: f"n{next(numbers)}") for request in pipeline) + END
+    assert faked(data) == Direct(with_sink).replies(data)
+
+
+def test_noise_is_only_asynchronous_messages() -> None:
+    """Notices and notifications change nothing else."""
+    data = b"".join(TRANSCRIPTS.values())
+    seen = FakePostgres(noise=random.Random(1))
+    seen.receive(data)
+    replies = read_replies(seen.deliver(), asynchronous=True)
+    assert {"N", "A"} <= {reply.tag for reply in replies}
+    assert [reply for reply in replies if reply.tag not in "NAS"] == faked(data)
