@@ -149,6 +149,7 @@ def test_one_client_too_many_is_refused(postgres: LocalPostgres) -> None:
     with pooler_of(postgres, listen={"max_clients": 1}) as pooler:
         with RawClient.log_in(address(pooler)) as first:
             with RawClient.connect(address(pooler)) as second:
+                second.send(messages.startup({"user": USER, "database": DATABASE}))
                 assert second.farewell() == ("FATAL", "53300")
             assert first.value("select 1") == "1"
             first.send(messages.message(ord("X")))

@@ -154,7 +154,7 @@ class Service:
     async def _serve_clients(
         self, stack: ExitStack, listeners: Iterable[Socket], task_status: trio.TaskStatus[Service]
     ) -> None:
-        """Accept until `stop`, then drain. `stack` closes the listeners, so that who comes later is refused."""
+        """Accept until `stop`, then drain. `stack` closes the listeners, so that new clients are refused."""
         async with trio.open_nursery() as clients:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -229,12 +229,8 @@ class Service:
         """The client, logged in; or None, and it has been told why not."""
         fault: ClientFault
         try:
-            if self.clients.connections > self.clients.limit:
-                raise ClientFault(
-                    "sorry, too many clients already",
-                    SqlState.TOO_MANY_CONNECTIONS,
-                    reason=Reason.TOO_MANY_CLIENTS,
-                )
+            if self._stopping.is_set():
+                raise _shutdown()
             with trio.CancelScope() as arriving:
                 self._arriving.add(arriving)
                 try:

@@ -179,13 +179,7 @@ class Client(Connection):
         if self.ending:
             self.finish(Reason.CLIENT_TERMINATED)
         elif server.session.body_left and not server.session.drop_body:
-            self.fail(
-                ClientFault(
-                    f"server connection lost: {fault.message}",
-                    SqlState.CONNECTION_FAILURE,
-                    reason=Reason.SERVER_LOST_MID_MESSAGE,
-                )
-            )
+            self.finish(Reason.SERVER_LOST_MID_MESSAGE)  # an error would be read as the rest of the message
         else:
             error = messages.error(SqlState.CONNECTION_FAILURE, f"server connection lost: {fault.message}")
             self.session.lose(error)
@@ -265,8 +259,9 @@ class Client(Connection):
             self.transport.close()
 
     def stop(self) -> None:
-        """The daemon is stopping: leave now if no transaction is open."""
-        if self.session.state in (ClientState.IDLE, ClientState.WAITING):
+        """The daemon is stopping: leave now if no transaction is open and no request is running."""
+        server = self.server
+        if self.session.state is not ClientState.FAILED and (server is None or server.session.free):
             self.fail(
                 ClientFault(
                     "terminating connection due to administrator command",

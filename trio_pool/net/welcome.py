@@ -33,6 +33,8 @@ from trio_pool.wire.startup import CancelRequest, Negotiation, StartupMessage, r
 from trio_pool.wire.tags import Frontend
 
 NEWEST_MINOR = 2
+MAX_TRIED = 1000
+"""Combinations of start-up settings that a pool remembers."""
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 _FALSE = frozenset({"false", "off", "no", "0", "f", "n"})
 
@@ -62,6 +64,12 @@ class Reception:
                 request = await self._negotiate(conversation, unix=host is None)
                 if isinstance(request, CancelRequest):
                     return request
+                if self.clients.connections > self.clients.limit:
+                    raise ClientFault(
+                        "sorry, too many clients already",
+                        SqlState.TOO_MANY_CONNECTIONS,
+                        reason=Reason.TOO_MANY_CLIENTS,
+                    )
                 user, database = self._who(request)
                 await self._authenticate(conversation, user, database, host)
         except FramingError as error:
@@ -239,6 +247,8 @@ class Reception:
         known = origin.tried.get(wanted)
         if known is None:
             known, _ = await SettingsTrial(origin, wanted).run()
+            if len(origin.tried) >= MAX_TRIED:
+                origin.tried.clear()
             origin.tried[wanted] = known
         return known
 

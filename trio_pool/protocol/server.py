@@ -182,6 +182,7 @@ class ServerSession:
         """A Query or FunctionCall is sent."""
         if self.open_count or self.open_group is not None:
             self.unnamed = _UNKNOWN  # the Query may be skipped
+            self.dirty = True  # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED"
             group = self._opened()
             if group.failed:
                 return  # it will be
