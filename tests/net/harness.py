@@ -41,6 +41,7 @@ class Log:
 
     def __call__(self, _: object, level: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         self.entries.append({"level": level, **entry})
+        print("LOG", trio.current_time(), entry)
         more, self._more = self._more, trio.Event()
         more.set()
         raise structlog.DropEvent

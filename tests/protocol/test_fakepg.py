@@ -183,7 +183,7 @@ def test_replies_are_those_of_postgresql(name: str, with_sink: LocalPostgres) ->
     assert faked(data) == direct(with_sink, data)
 
 
-@given(pipeline=pipelines)
+@given(pipeline=pipelines())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_pipelines_get_the_replies_of_postgresql(
     pipeline: list[Request], with_sink: LocalPostgres

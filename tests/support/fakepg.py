@@ -29,7 +29,7 @@ COPY_OUT_RESPONSE = messages.message(ord("H"), b"\0\0\1\0\0")
 
 @attrs.define(eq=False)
 class Portal:
-    """A bound statement; `rows` is what it still has to give, None until it runs."""
+    """A bound statement; `rows` is what it still has to give, None until it runs. What gives no rows runs once."""
 
     command: Command
     parameters: list[str]
@@ -116,7 +116,8 @@ class FakePostgres:
         for command in commands:
             if len(commands) > 1 and command.kind == "empty":
                 continue
-            self._refuse_if_aborted(command)
+            if command.kind != "empty":
+                self._refuse_if_aborted(command)
             self._start()
             self.portals.pop("", None)
             portal = Portal(command, [])
@@ -227,6 +228,9 @@ class FakePostgres:
         if command.has_rows:
             self._run_rows(portal, limit)
             return
+        if portal.rows is not None:
+            raise Failure("55000")
+        portal.rows = []
         match command.kind:
             case "empty":
                 self.output += messages.EMPTY_QUERY
@@ -349,3 +353,9 @@ class FakePostgres:
                 self._reported[name] = value
                 self.output += messages.parameter_status(name, value)
         self.output += messages.READY[self.status]
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing of what it was sent is still open."""
+        nothing_open = not (self._copying or self._skipping or self.portals or self._input.buffer)
+        return nothing_open and self.status == Status.IDLE and self._settings_before is None

@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 MARKER: Final = "a victim's"
 """In the text of everything that runs long."""
 LONG: Final = f"select pg_sleep(300) /* {MARKER} */"
-FIRST: Final = "select repeat('x', 20000)"
-"""More than PostgreSQL buffers, so that its answer arrives while the next statement runs."""
-MUCH: Final = f"select repeat('x', 1000) from generate_series(1, 100000000) /* {MARKER} */"
+FIRST: Final = "select repeat('x', 100) from generate_series(1, 300)"
+"""More than PostgreSQL buffers, so that rows of it arrive while the next statement runs."""
+MUCH: Final = f"select repeat('x', 1000), generate_series(1, 100000000) /* {MARKER} */"
+"""In the list of columns the series is not stored before its first row is sent."""
 MEGABYTE: Final = 1 << 20
 TABLE: Final = "storm"
 """Of one column, text."""
 LOCK: Final = 4711
+LONGEST: Final = 60
+"""Seconds after which a victim that was forgotten ends by itself."""
 
 
 class Victim:
@@ -177,8 +180,8 @@ def in_unread_rows(victim: Victim) -> None:
 
 
 def in_pipeline(victim: Victim) -> None:
-    """Several groups behind one that runs; the statements have names."""
-    for sql in (FIRST, LONG, f"insert into {TABLE} values ('never')"):
+    """Several groups that run long, one behind the other; the statements have names."""
+    for sql in (FIRST, LONG, LONG, LONG):
         name = str(random.randrange(1000))
         victim.send(requests.parse(name, sql) + requests.bind(name) + requests.execute() + requests.SYNC)
     victim.until(Backend.DATA_ROW)
@@ -303,7 +306,8 @@ STATES: Final = (*LOGGED_IN, *IN_LOGIN)
 
 
 def be(state: str, address: tuple[str, int]) -> NoReturn:
-    """One victim, in its own process, to its end."""
+    """One victim, in its own process, to its end: SIGKILL, or the end of everybody who could send it."""
+    signal.alarm(LONGEST)
     outcome = state
     try:
         victim = Victim(address)

@@ -147,20 +147,19 @@ _long: Strategy = _just(
     ("parse", "", "SELECT $1::text"), ("bind", "", "", MARK * 40_000), ("execute", "", 0), ("sync",)
 )
 
-pipelines: Strategy = st.builds(
-    lambda parts: [item for part in parts for item in part],
-    st.lists(
-        st.one_of(
-            st.builds(lambda t: [("query", t)], st.sampled_from(_SIMPLE)),
-            _group,
-            _group,
-            _copy(),
-            st.one_of(_group, _long),
-        ),
-        min_size=1,
-        max_size=4,
-    ),
+_part: Strategy = st.one_of(
+    st.builds(lambda t: [("query", t)], st.sampled_from(_SIMPLE)),
+    _group,
+    _group,
+    _copy(),
+    st.one_of(_group, _long),
 )
+
+
+@st.composite
+def pipelines(draw: st.DrawFn) -> list[Request]:
+    """What a client sends without waiting for replies."""
+    return [request for part in draw(st.lists(_part, min_size=1, max_size=4)) for request in part]
 
 
 def restrained(

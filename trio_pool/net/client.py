@@ -233,8 +233,7 @@ class Client(Connection):
         """A cancel request for this client: whatever it is doing now gets 57014, and nothing that it does later."""
         server = self.server
         if server is not None:
-            if server.cancellable:
-                await server.cancel()
+            await server.cancel_for(self)
         elif self in self.origin.pool.waiting:
             self.refuse_lease(SqlState.QUERY_CANCELED, "canceling statement due to user request")
 

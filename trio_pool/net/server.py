@@ -30,16 +30,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 IDLE = Status.IDLE
+CANCEL_AGAIN = 0.1
+"""Seconds between cancel requests for what a client left running. Arbitrary: a few tries within `cancel`, a few connections to the origin."""
 
 
 class Server(Connection):
     """One connection to an origin. Made only when it has logged in; until then `ServerSlot` holds its place in the pool."""
 
     __slots__ = (
+        "_abandoned",
+        "_cancel_again",
         "_ended",
         "_sleeping_until",
         "_wants_cancel",
         "born",
+        "cancelled",
         "cancels",
         "clean_by",
         "client",
@@ -67,12 +72,17 @@ class Server(Connection):
         self.state = slot.state
         self.cancels = 0
         """Cancel requests on their way to this server; while there are any, nobody else may have it."""
+        self.cancelled: trio.Event | None = None
+        """Set when the client's cancel request that is on its way has had its effect; None if none is."""
         now = trio.current_time()
         self.born = self.idle_since = now
         self.expires = now + origin.jittered(origin.database.timeouts.server_lifetime)
         self.clean_by = math.inf
         self._sleeping_until = math.inf
         self._wants_cancel = False
+        self._cancel_again = math.inf
+        self._abandoned = False
+        """Whether it was closed while it may have been running what a client left."""
         self._ended: ServerFault | None = None
 
     def __repr__(self) -> str:
@@ -163,13 +173,14 @@ class Server(Connection):
         """
         self.client = None
         if mid_message or self.session.failure is not None:
+            self._abandoned = self.cancellable
             self.lose(_not_clean("the client left in the middle of a message"))
             return
         self.origin.pool.cleaning(self)
         if not self.origin.releases:
             self.session.dirty = True
         self.resume()
-        self._wants_cancel = cancel and self.session.waiting
+        self._wants_cancel = cancel and self.cancellable
         self._start_cleaning()
 
     def lose(self, fault: ServerFault) -> None:
@@ -206,6 +217,7 @@ class Server(Connection):
 
     def _start_cleaning(self) -> None:
         self.clean_by = trio.current_time() + self.origin.database.timeouts.cancel
+        self._cancel_again = math.inf
         self.mailbox.wake()
         self._clean()
 
@@ -242,6 +254,21 @@ class Server(Connection):
         session = self.session
         theirs = any(not group.swallowed for group in session.groups)
         return theirs or session.open_count > 0 or session.open_group is not None
+
+    async def cancel_for(self, client: Leaseholder) -> None:
+        """A cancel request of the client. However many there are, one is on its way at a time; who asked meanwhile is served by the next."""
+        if self.cancelled is not None:
+            await self.cancelled.wait()
+            if self.cancelled is not None:
+                await self.cancelled.wait()
+                return
+        if self.client is client and self.cancellable:
+            done = self.cancelled = trio.Event()
+            try:
+                await self.cancel()
+            finally:
+                self.cancelled = None
+                done.set()
 
     async def cancel(self) -> None:
         """Cancel what runs, and return when the request has had its effect: the origin has closed its connection.
@@ -296,11 +323,14 @@ class Server(Connection):
                 reason=self._ended.reason.value,
                 error=self._ended.message,
             )
+        if self._abandoned:
+            # Only now: PostgreSQL ends when it cannot send the reply, and not with the next statement that it finds in its socket.
+            await self.cancel()
 
     def _deadline(self) -> float:
         """When to look at the timestamps again. Busy connections move them without telling, so it may be too early: then nothing is due yet."""
         if self.state is ServerState.CLEANING:
-            return self.clean_by
+            return min(self.clean_by, self._cancel_again)
         timeouts = self.origin.database.timeouts
         due = min(self.expires, self.idle_since + timeouts.server_idle)
         now = trio.current_time()
@@ -309,20 +339,28 @@ class Server(Connection):
     async def _attend(self) -> None:
         """Do what is due, or has been asked for by a note."""
         if self._wants_cancel and self._ended is None:
-            running = self.session.waiting
-            if running:
-                await self.cancel()
-            self._wants_cancel = False
-            self._cancel_ended()
+            await self._cancel_left_over()
         if self._ended is not None:
             return
         now = trio.current_time()
+        if self.state is ServerState.CLEANING and now >= self._cancel_again:
+            await self._cancel_left_over()
+            now = trio.current_time()
         if self.state is ServerState.CLEANING and now >= self.clean_by:
+            self._abandoned = self.cancellable
             self.lose(
                 ServerFault("the server did not become clean in time", reason=Reason.SERVER_CLEANUP_TIMEOUT)
             )
         elif self.state is ServerState.IDLE:
             self._retire_if_due(now)
+
+    async def _cancel_left_over(self) -> None:
+        """Cancel what a client left running; again until it has ended, because a request that arrives before the statement does has no effect, and one in a pipeline ends one of many."""
+        if self.cancellable:
+            await self.cancel()
+        self._cancel_again = trio.current_time() + CANCEL_AGAIN if self.cancellable else math.inf
+        self._wants_cancel = False
+        self._cancel_ended()
 
     def _retire_if_due(self, now: float) -> None:
         if now >= self.expires:

@@ -17,10 +17,11 @@ import enum
 
 from trio_pool.errors import ClientFault, SqlState
 from trio_pool.protocol.failed import FailedTransaction
+from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit
 from trio_pool.protocol.server import ServerSession
 from trio_pool.protocol.settings import READ_ONLY, Settings
-from trio_pool.protocol.statements import NameChanges, Statement, StatementRegistry
+from trio_pool.protocol.statements import Statement, StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, header
 from trio_pool.wire.tags import Frontend, Status, Target
@@ -103,7 +104,7 @@ class ClientSession:
         self.registry = registry
         self.statements: dict[bytes, Statement] | None = None
         """The client's named statements; None until it has one, since most idle clients do not."""
-        self._changes: NameChanges | None = None
+        self._changes: Pending[bytes, Statement | None] | None = None
         """Parse and Close that a server has not answered yet; None until there is one."""
         self.max_statements = max_statements
         self.shares = shares
@@ -524,10 +525,8 @@ class ClientSession:
         if name in names:
             return self._parse_again(name, rest, server)
         if len(names) >= self.max_statements:
-            self.fault = ClientFault(
-                f"too many prepared statements: a client may have {self.max_statements}",
-                SqlState.LIMIT_EXCEEDED,
-            )
+            why = f"too many prepared statements: a client may have {self.max_statements}"
+            self._fail(ClientFault(why, SqlState.LIMIT_EXCEEDED))
             return b""
         statement = self.registry.get(rest)
         if server.has_statement(statement) and not server.may_have_failed:
@@ -564,11 +563,10 @@ class ClientSession:
 
     def _change(self, name: bytes, statement: Statement | None, edit: Edit, server: ServerSession) -> None:
         """A Parse or Close of a name, whose reply has this edit, is under way."""
-        if self.statements is None:
-            self.statements = {}
+        before = None if self.statements is None else self.statements.get(name)
         if self._changes is None:
-            self._changes = NameChanges(self.statements)
-        self._changes.begin(name, statement, edit)
+            self._changes = Pending(self._remember)
+        self._changes.begin(name, before, statement, edit)
         server.edited(edit)
         self.replies += server.fakes_now()
 
@@ -579,7 +577,7 @@ class ClientSession:
         if data[at + 5] == 0:
             return False
         if end - at > MAX_STATEMENT:
-            self.fault = ClientFault("a named prepared statement is too long", SqlState.LIMIT_EXCEEDED)
+            self._fail(ClientFault("a named prepared statement is too long", SqlState.LIMIT_EXCEEDED))
         else:
             self._parts = [data[at:]]
             self._need = end - len(data)
@@ -595,10 +593,14 @@ class ClientSession:
     def _acceptable(self, tag: int, length: int) -> bool:
         """Whether PostgreSQL would read on after this header; otherwise `fault` is set."""
         if not FRONTEND_LIMITS[tag]:
-            self.fault = ClientFault(f"invalid frontend message type {tag}")
+            self._fail(ClientFault(f"invalid frontend message type {tag}"))
         elif not 4 <= length <= FRONTEND_LIMITS[tag]:
-            self.fault = ClientFault(f"invalid message length: {length} for message type {chr(tag)!r}")
+            self._fail(ClientFault(f"invalid message length: {length} for message type {chr(tag)!r}"))
         return self.fault is None
+
+    def _fail(self, fault: ClientFault) -> None:
+        self.fault = fault
+        self.state = ClientState.ENDING
 
     def _forget(self, name: bytes) -> None:
         if not name:
@@ -606,10 +608,13 @@ class ClientSession:
         elif self.statements is not None:
             self.statements.pop(name, None)
 
-    def _remember(self, name: bytes, statement: Statement) -> None:
+    def _remember(self, name: bytes, statement: Statement | None) -> None:
         if self.statements is None:
             self.statements = {}
-        self.statements[name] = statement
+        if statement is None:
+            self.statements.pop(name, None)
+        else:
+            self.statements[name] = statement
 
     def _tell_new_defaults(self, defaults: Settings) -> None:
         """The origin's defaults have changed since the client was greeted (fail-over, ALTER ROLE): say so, as PostgreSQL does."""

@@ -61,7 +61,7 @@ class FailedTransaction:
             case Frontend.BIND:
                 portal, _, rest = body.partition(b"\0")
                 bound = text_of(rest.partition(b"\0")[0])
-                if bound is None or not _is_exit(bound):
+                if bound is None or ending(bound) is not Ending.ALONE:
                     return None
                 self._portals[portal] = bound
                 return messages.BIND_COMPLETE

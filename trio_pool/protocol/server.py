@@ -85,7 +85,7 @@ class ServerSession:
     __slots__ = (
         "answered",
         "body_left",
-        "copy_done_in",
+        "copy_dones",
         "copy_in",
         "defaults",
         "dirty",
@@ -130,8 +130,8 @@ class ServerSession:
         """Whether the message that `body_left` belongs to is swallowed."""
         self.copy_in = False
         """Whether the server is copying from us, i.e. would ignore a Sync."""
-        self.copy_done_in = -1
-        """The group in which the last CopyDone or CopyFail was sent."""
+        self.copy_dones: list[tuple[int, int]] = []
+        """Where CopyDone or CopyFail were sent: number of the group, and of its requests in front. A late one belongs to no COPY any more."""
         self.schema_changed = False
         """Whether the transaction has changed the schema, which others will see only when it ends."""
         self.dirty = False
@@ -242,7 +242,12 @@ class ServerSession:
     def copy_ended(self) -> None:
         """CopyDone or CopyFail is sent."""
         self.copy_in = False
-        self.copy_done_in = self.sending
+        if self.open_count:
+            self._opened()  # so that its replies are counted
+        place = (self.sending, self.open_count)
+        if self.copy_dones[-1:] != [place]:
+            self.copy_dones = [done for done in self.copy_dones if done[0] >= self.answered]
+            self.copy_dones.append(place)
 
     def has_statement(self, statement: Statement) -> bool:
         """Whether a Bind or Describe of the statement can be sent as it is. Hot path."""
@@ -386,7 +391,10 @@ class ServerSession:
         return self._keep(data, at)
 
     def _receive_slowly(self, data: bytes) -> bytes:
-        """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in the same chunk."""
+        """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in the same chunk.
+
+        What comes unasked is held until it is whole: a lease may begin in the middle of it.
+        """
         out: list[bytes] = []
         at = 0
         size = len(data)
@@ -399,7 +407,7 @@ class ServerSession:
                 break
             tag, length = header(data, at)
             end = at + 1 + length
-            if end > size and tag in _LOOKED_INTO and not self._passes_unread(tag, length):
+            if end > size and (group is None or tag in _LOOKED_INTO) and not self._passes_unread(tag, length):
                 self.rest = data[at:]
                 self._check_held()
                 break
@@ -489,10 +497,10 @@ class ServerSession:
 
     def _copy_in(self, group: Group) -> None:
         """COPY FROM STDIN begins: the server ignores every Sync between the COPY and its CopyDone, those that were sent already included."""
-        first = self.answered + group.by_query  # whose end may be such a Sync: a Query's own end is not
-        ended = self.copy_done_in >= first
-        self.copy_in = not ended
-        ignored = (self.copy_done_in if ended else self.sending) - first
+        begun = (self.answered + 1, -1) if group.by_query else (self.answered, group.seen)
+        done = next((place for place in self.copy_dones if place > begun), None)
+        self.copy_in = done is None
+        ignored = (self.sending if done is None else done[0]) - begun[0]
         if not group.by_query:
             self._merge(ignored)
             return
@@ -523,6 +531,8 @@ class ServerSession:
             self.open_count += before
         for edit in following.edits:
             edit.position += before
+        here = self.answered
+        self.copy_dones = [(at, count + before * (at == here)) for at, count in self.copy_dones]
         head.edits += following.edits
         head.by_query, head.quiet = following.by_query, following.quiet
         head.prefix = before + following.prefix

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
+from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
 
 
@@ -65,50 +66,6 @@ class StatementRegistry:
 
 
 @attrs.define(eq=False)
-class NameChanges:
-    """A client's names while Parse and Close of them are under way.
-
-    `names` says what each name will stand for if all goes well, since later requests build upon it. What is under way may fail in any order across
-    groups, so a name's history is kept until all of it is answered: what is known to be there first, then the changes in the order in which they were sent.
-    """
-
-    names: dict[bytes, Statement]
-    _histories: dict[bytes, list[tuple[Edit | None, Statement | None]]] = attrs.field(factory=dict)
-
-    def begin(self, name: bytes, statement: Statement | None, edit: Edit) -> None:
-        """A Parse (or, with None, a Close) is sent; its edit, which may do other things as well, will say how it ended."""
-        history = self._histories.setdefault(name, [(None, self.names.get(name))])
-        history.append((edit, statement))
-        self._set(name, statement)
-        done, undo = edit.done, edit.undo
-
-        def confirm() -> None:
-            if done is not None:
-                done()
-            history[0] = (None, statement)
-            self._answered(name, history, edit)
-
-        def revert() -> None:
-            if undo is not None:
-                undo()
-            self._answered(name, history, edit)
-
-        edit.done, edit.undo = confirm, revert
-
-    def _answered(self, name: bytes, history: list[tuple[Edit | None, Statement | None]], edit: Edit) -> None:
-        history[:] = [change for change in history if change[0] is not edit]
-        self._set(name, history[-1][1])
-        if len(history) == 1:
-            del self._histories[name]
-
-    def _set(self, name: bytes, statement: Statement | None) -> None:
-        if statement is None:
-            self.names.pop(name, None)
-        else:
-            self.names[name] = statement
-
-
-@attrs.define(eq=False)
 class ServerStatements:
     """What one server has prepared, the least recently used first.
 
@@ -120,6 +77,10 @@ class ServerStatements:
     limit: int
     present: OrderedDict[Statement, None] = attrs.field(factory=OrderedDict)
     unconfirmed: dict[Statement, Group] = attrs.field(factory=dict)
+    _pending: Pending[Statement, bool] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pending = Pending(self._assume)
 
     def has(self, statement: Statement, group: Group | None) -> bool:
         """Whether a Bind in `group` (None: one without edits) may rely on the statement. Hot path."""
@@ -132,34 +93,28 @@ class ServerStatements:
 
     def parse(self, statement: Statement, group: Group) -> Edit:
         """Note that a Parse is sent in `group`. The edit swallows its reply; the caller may make it a forwarded one."""
-        self.present[statement] = None
-        return self._edit(statement, group, closing=False)
+
+        def proven() -> None:
+            statement.proven = True
+
+        return self._change(statement, True, Edit(0, Action.SWALLOW, done=proven), group)
 
     def close(self, statement: Statement, group: Group) -> Edit:
         """Note that a Close is sent in `group`."""
-        self.present.pop(statement, None)
-        return self._edit(statement, group, closing=True)
+        return self._change(statement, False, Edit(0, Action.SWALLOW), group)
 
-    def _edit(self, statement: Statement, group: Group, *, closing: bool) -> Edit:
+    def _change(self, statement: Statement, present: bool, edit: Edit, group: Group) -> Edit:
         self.unconfirmed[statement] = group
+        self._pending.begin(statement, statement in self.present, present, edit)
+        return edit
 
-        def done() -> None:
-            statement.proven = statement.proven or not closing
-            if self.unconfirmed.get(statement) is group:
-                del self.unconfirmed[statement]
-                if not closing:
-                    self.present[statement] = None  # `clear` may have come in between
-
-        def undo() -> None:
-            if self.unconfirmed.get(statement) is not group:
-                return  # a later group has taken care of the name
+    def _assume(self, statement: Statement, present: bool) -> None:
+        if present:
+            self.present[statement] = None
+        else:
+            self.present.pop(statement, None)
+        if statement not in self._pending:
             del self.unconfirmed[statement]
-            if closing:
-                self.present[statement] = None
-            else:
-                self.present.pop(statement, None)
-
-        return Edit(0, Action.SWALLOW, undo=undo, done=done)
 
     def overflow(self) -> Statement | None:
         """The statement to close before another is parsed, if there are too many."""
@@ -168,6 +123,7 @@ class ServerStatements:
     def clear(self) -> None:
         """DISCARD ALL or DEALLOCATE ALL ran. What is unconfirmed was sent behind it and is still to come."""
         self.present.clear()
+        self._pending.rebase(False)
 
     def __len__(self) -> int:
         return len(self.present)
