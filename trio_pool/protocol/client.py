@@ -127,7 +127,7 @@ class ClientSession:
         """Whether a group was refused without a server, so that everything up to Sync is ignored. Not a state: the transaction may be idle or failed."""
         self._failed: FailedTransaction | None = None
         self._quiet = False
-        """Whether a Sync of ours is to be answered before anything else is sent: see `_end_quietly`."""
+        """Whether a Sync of ours is to be answered before anything else is sent (see `_end_quietly`), or nothing is to be sent any more."""
         self._parts: list[bytes] = []
         """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
         self._need = 0
@@ -418,6 +418,7 @@ class ClientSession:
                 server.copy_ended()
             elif tag == TERMINATE:
                 self.state = ClientState.ENDING
+                self._quiet = True
                 size = at
                 break
             elif tag == FLUSH and not (bound or earlier) and self._may_end_quietly(server):
@@ -431,6 +432,8 @@ class ClientSession:
                 if self.fault is not None:
                     break
             at = end
+        if out is None and at == size and self.state is ClientState.LINKED:
+            return data
         return self._finish(data, start, at, size, out)
 
     def _may_end_quietly(self, server: ServerSession) -> bool:
@@ -601,6 +604,7 @@ class ClientSession:
     def _fail(self, fault: ClientFault) -> None:
         self.fault = fault
         self.state = ClientState.ENDING
+        self._quiet = True
 
     def _forget(self, name: bytes) -> None:
         if not name:
