@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_pool.net.origin import OriginPool
 
 Entry = dict[str, Any]
-LIMIT = 60.0
+LIMIT = 10.0
 """Seconds that a test may take unless it says otherwise."""
 LOOK_AGAIN = 0.005
 """Seconds between looks at what tells nobody that it has changed."""
@@ -41,7 +41,6 @@ class Log:
 
     def __call__(self, _: object, level: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         self.entries.append({"level": level, **entry})
-        print("LOG", trio.current_time(), entry)
         more, self._more = self._more, trio.Event()
         more.set()
         raise structlog.DropEvent
@@ -133,6 +132,7 @@ async def pooler(
     timeouts: Mapping[str, str] | None = None,
     listen: Mapping[str, Any] | None = None,
     database: Mapping[str, Any] | None = None,
+    auth: Mapping[str, Any] | None = None,
     certificates: Certificates | None = None,
     limit: float = LIMIT,
 ) -> AsyncIterator[Running]:
@@ -151,7 +151,7 @@ async def pooler(
     config = trio_pool.Config.from_dict(
         {
             "listen": listening,
-            "auth": {"method": method},
+            "auth": {"method": method, **(auth or {})},
             "users": {USER: {"password": PASSWORD}},
             "databases": {
                 DATABASE: {"origin": url, "password": PASSWORD, "pool_size": pool_size, **(database or {})}

@@ -80,9 +80,7 @@ class Storm:
     async def kill(self, states: Iterator[str]) -> None:
         """Victims of one assassin, one after the other."""
         for state in states:
-            t0=trio.current_time()
             pid = await self.victim(state)
-            print("VICTIM", state, round(trio.current_time()-t0,3), self.running.origin.pool.statistics())
             if self.chance.random() < 0.3:
                 await trio.sleep(self.chance.random() * 0.05)  # it may be queued, or forwarded meanwhile
             os.kill(pid, signal.SIGKILL)

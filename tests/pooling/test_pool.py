@@ -92,7 +92,7 @@ def test_who_gave_up_waiting_is_passed_over() -> None:
 
 
 def test_growth_is_asked_for_one_server_at_a_time() -> None:
-    """A burst of clients asks for one login, and for the next when that one has come, while somebody waits."""
+    """A burst of clients asks for one login, and for the next when that has come, while somebody waits."""
     asked: list[int] = []
     subject = pool(3, grow=lambda: asked.append(1))
     for _ in range(3):

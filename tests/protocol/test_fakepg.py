@@ -145,7 +145,7 @@ def with_sink(postgres: LocalPostgres) -> LocalPostgres:
 
 
 def direct(origin: LocalPostgres, data: bytes) -> list[Reply]:
-    """What a real PostgreSQL replies to its superuser until the row of `END`, or the end of the connection."""
+    """What a real PostgreSQL replies, until the row of `END` or the end of the connection."""
     parameters = {"user": origin.superuser, "database": "postgres", "application_name": ""}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)

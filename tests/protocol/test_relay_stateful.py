@@ -1,9 +1,11 @@
-"""Clients, servers and a pool at random: nobody can tell the pooler from a PostgreSQL of their own, and nobody gets what is another's."""
+"""Clients, servers and a pool at random.
+
+Nobody can tell the pooler from a PostgreSQL of their own, and nobody gets what is another's.
+"""
 
 from __future__ import annotations
 
 import random
-
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,9 +16,18 @@ from tests.support.relay import GONE, Client, Relay
 from tests.support.requests import Reply, copy_fail, query
 from trio_pool.wire import messages
 
-
 CLIENTS = 3
-_sizes = st.one_of(st.integers(1, 12), st.integers(1, 400), st.just(1 << 20))
+ALL = 1 << 20
+Move = tuple[str, int, int]
+_clients = st.integers(0, CLIENTS - 1)
+_sizes = st.one_of(st.just(ALL), st.just(ALL), st.integers(1, 12), st.integers(1, 400))
+_moves: st.SearchStrategy[list[Move]] = st.lists(
+    st.tuples(
+        st.sampled_from(["client", "login", "backend", "backend", "server", "server"]), _clients, _sizes
+    ),
+    min_size=1,
+    max_size=8,
+)
 
 
 class Sender:
@@ -70,35 +81,29 @@ class RelayMachine(RuleBasedStateMachine):
         self.names += 1
         return Sender(self.relay, f"c{self.names}")
 
-    # -- what happens ------------------------------------------------------------------------------------------------
+    # -- what happens ----------------------------------------------------------------------------------------
 
-    @rule(number=st.integers(0, CLIENTS - 1), pipeline=pipelines(), size=_sizes)
-    def client_sends(self, number: int, pipeline: list[Request], size: int) -> None:
-        sender = self.senders[number]
-        sender.send(pipeline)
-        sender.client.send(size)
+    @rule(number=_clients, pipeline=pipelines(), moves=_moves)
+    def client_sends(self, number: int, pipeline: list[Request], moves: list[Move]) -> None:
+        self.senders[number].send(pipeline)
+        self.bytes_move([("client", number, moves[0][2]), *moves[1:]])
 
-    @rule(number=st.integers(0, CLIENTS - 1), size=_sizes)
-    def client_bytes_arrive(self, number: int, size: int) -> None:
-        self.senders[number].client.send(size)
-
-    @rule()
-    def server_connects(self) -> None:
-        self.relay.open_server()
-
-    @precondition(lambda self: self.relay.servers)
-    @rule(number=st.integers(0, 1), size=_sizes)
-    def server_reads(self, number: int, size: int) -> None:
-        self.relay.servers[number % len(self.relay.servers)].send(size)
-
-    @precondition(lambda self: self.relay.servers)
-    @rule(number=st.integers(0, 1), size=_sizes)
-    def server_bytes_arrive(self, number: int, size: int) -> None:
-        server = self.relay.servers[number % len(self.relay.servers)]
-        if data := server.backend.deliver(size):
-            server.on_readable(data)
-        elif server.backend.closed:
-            server.lose(GONE)
+    @rule(moves=_moves)
+    def bytes_move(self, moves: list[Move]) -> None:
+        """Some bytes arrive somewhere, in any order; if there is no server yet one may log in."""
+        for where, number, size in moves:
+            servers = self.relay.servers
+            server = servers[number % len(servers)] if servers else None
+            if where == "client":
+                self.senders[number % CLIENTS].client.send(size)
+            elif server is None or where == "login":
+                self.relay.open_server()
+            elif where == "backend":
+                server.send(size)
+            elif data := server.backend.deliver(size):
+                server.on_readable(data)
+            elif server.backend.closed:
+                server.lose(GONE)
 
     @rule()
     def everything_arrives(self) -> None:
@@ -109,14 +114,14 @@ class RelayMachine(RuleBasedStateMachine):
     def server_makes_noise(self, number: int) -> None:
         self.relay.servers[number % len(self.relay.servers)].backend.make_noise()
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- what goes wrong -------------------------------------------------------------------------------------
 
-    @rule(number=st.integers(0, CLIENTS - 1))
+    @rule(number=_clients)
     def client_vanishes(self, number: int) -> None:
         self.senders[number].client.finish()
         self.senders[number] = self._sender()
 
-    @rule(number=st.integers(0, CLIENTS - 1))
+    @rule(number=_clients)
     def client_terminates(self, number: int) -> None:
         self.senders[number].client.on_readable(bytes(self.senders[number].client.outgoing))
         self.senders[number].client.on_readable(messages.TERMINATE)
@@ -129,12 +134,12 @@ class RelayMachine(RuleBasedStateMachine):
         self.relay.servers[number % len(self.relay.servers)].lose(GONE)
 
     @precondition(lambda self: self.relay.pool.waiting)
-    @rule(number=st.integers(0, CLIENTS - 1))
+    @rule(number=_clients)
     def wait_is_refused(self, number: int) -> None:
         waiting = list(self.relay.pool.waiting)
         waiting[number % len(waiting)].refuse()
 
-    # -- what must be true -------------------------------------------------------------------------------------------
+    # -- what must be true -----------------------------------------------------------------------------------
 
     @invariant()
     def nobody_notices(self) -> None:
@@ -155,7 +160,12 @@ class RelayMachine(RuleBasedStateMachine):
             if client.comparable:
                 assert client.received == client.expected
             if client.connected:
-                last = [Reply("T", "1"), Reply("D", f"{sender.name}last"), Reply("C", "SELECT 1"), Reply("Z", "I")]
+                last = [
+                    Reply("T", "1"),
+                    Reply("D", f"{sender.name}last"),
+                    Reply("C", "SELECT 1"),
+                    Reply("Z", "I"),
+                ]
                 assert client.received[-4:] == last
         assert self.relay.pool.idle.keys() == set(self.relay.servers)
 

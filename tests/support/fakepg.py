@@ -1,7 +1,8 @@
 """A PostgreSQL backend as a pure machine, behind its login: bytes in, bytes out.
 
-It understands a handful of texts (tests/support/fakesql.py) and otherwise obeys the rules of the extended protocol that matter to a pooler: where errors skip to, what drops
-the unnamed statement and the portals, what COPY ignores, when a transaction is implicit. tests/protocol/test_fakepg.py compares it with real ones.
+It understands a handful of texts (tests/support/fakesql.py) and otherwise obeys the rules of the extended
+protocol that matter to a pooler: where errors skip to, what drops the unnamed statement and the portals, what
+COPY ignores, when a transaction is implicit. tests/protocol/test_fakepg.py compares it with real ones.
 
 With `noise` (a random generator) it puts notices and notifications between its replies.
 """
@@ -29,7 +30,9 @@ COPY_OUT_RESPONSE = messages.message(ord("H"), b"\0\0\1\0\0")
 
 @attrs.define(eq=False)
 class Portal:
-    """A bound statement; `rows` is what it still has to give, None until it runs. What gives no rows runs once."""
+    """A bound statement; `rows` is what it still has to give, None until it runs. What gives no rows runs
+    once.
+    """
 
     command: Command
     parameters: list[str]
@@ -38,7 +41,9 @@ class Portal:
 
 @attrs.define(eq=False)
 class FakePostgres:
-    """One backend. `receive` takes what a client sends, `output` collects the replies, `closed` tells that it has ended the connection."""
+    """One backend. `receive` takes what a client sends, `output` collects the replies, `closed` tells that it
+    has ended the connection.
+    """
 
     noise: Random | None = None
     output: bytearray = attrs.field(factory=bytearray)
@@ -73,7 +78,7 @@ class FakePostgres:
         notification = messages.message(ord("A"), b"\0\0\0\1channel\0\0")
         self.output += self.noise.choice([messages.notice("00000", "noise"), notification])
 
-    # -- messages ----------------------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def _take(self, tag: str, body: bytes) -> None:
         if self.noise is not None and self.noise.random() < 0.1:
@@ -217,7 +222,7 @@ class FakePostgres:
             raise Failure("34000")
         return self.portals[name]
 
-    # -- commands ----------------------------------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------------------
 
     def _plan(self, portal: Portal) -> None:
         if portal.command.kind == "divide":
@@ -316,7 +321,7 @@ class FakePostgres:
             self._ready()
         self._copying = ""
 
-    # -- transactions ------------------------------------------------------------------------------------------------
+    # -- transactions ----------------------------------------------------------------------------------------
 
     def _refuse_if_aborted(self, command: Command) -> None:
         if self.status == Status.FAILED and command.kind != "exit":

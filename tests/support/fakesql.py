@@ -1,4 +1,7 @@
-"""The little SQL that the scripted PostgreSQL understands. Every text means the same to a real one (with a table `sink (n int)`)."""
+"""The little SQL that the scripted PostgreSQL understands.
+
+Every text means the same to a real one (with a table `sink (n int)`).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Random requests of a client that knows the protocol and does not always keep to it.
 
-A request is a tuple, for hypothesis to print and shrink; `rendered` makes bytes of it. What no pooler can relay as if it were not there is left out by `restrained`: requests that
-build upon a Parse or Close which may have failed in an earlier group that is still unanswered. (A pooler has to decide when it sends; the client cannot know either.)
+A request is a tuple, for hypothesis to print and shrink; `rendered` makes bytes of it. What no pooler can
+relay as if it were not there is left out by `restrained`: requests that build upon a Parse or Close which may
+have failed in an earlier group that is still unanswered. (A pooler has to decide when it sends; the client
+cannot know either.)
 """
 
 from __future__ import annotations
@@ -167,7 +169,8 @@ def restrained(
 ) -> tuple[list[Request], set[str]]:
     """The pipeline without what depends on unanswered changes, and the names that it leaves changed.
 
-    `changed` are those that earlier pipelines have. `knows_unnamed` tells that the unnamed statement is certain.
+    `changed` are those that earlier pipelines have. `knows_unnamed` tells that the unnamed statement is
+    certain.
     """
     kept: list[Request] = []
     before, now = set(changed), set[str]()
@@ -179,9 +182,7 @@ def restrained(
             if name == "":
                 if kind == "parse":
                     parsed_unnamed, knows_unnamed = True, False
-                elif kind == "close":
-                    continue
-                elif not (parsed_unnamed or knows_unnamed):
+                elif kind == "close" or not (parsed_unnamed or knows_unnamed):
                     continue
             elif name in before:
                 continue

@@ -1,7 +1,7 @@
-"""Client machines, server machines and a pool, driven in the order in which net/ drives them, without sockets or time.
+"""Client machines, server machines and a pool, driven as net/ drives them, without sockets or time.
 
-Bytes wait in queues where the network would hold them, and move when the test says so. Every client has a PostgreSQL of its own beside the pool's (`Client.direct`), which is
-fed the same bytes: the oracle.
+Bytes wait in queues where the network would hold them, and move when the test says so. Every client has a
+PostgreSQL of its own beside the pool's (`Client.direct`), which is fed the same bytes: the oracle.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Slot:
 
 @attrs.define(eq=False)
 class Server:
-    """net.server.Server without I/O; `backend` is the PostgreSQL at its other end, `outgoing` what is on the way there."""
+    """net.server.Server without I/O; `backend` is the PostgreSQL at its other end, `outgoing` what is on the
+    way there.
+    """
 
     relay: Relay
     backend: FakePostgres
@@ -221,7 +223,7 @@ class Client:
     def server_lost(self, server: Server, fault: ServerFault) -> None:
         self.server = None
         self.comparable = False
-        if self.ending or server.session.body_left and not server.session.drop_body:
+        if self.ending or (server.session.body_left and not server.session.drop_body):
             self.finish()
         else:
             self.session.lose(messages.error(SqlState.CONNECTION_FAILURE, fault.message))

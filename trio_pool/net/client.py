@@ -14,6 +14,7 @@ import trio
 
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net.connection import Connection
+from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
 from trio_pool.wire import messages
@@ -115,7 +116,13 @@ class Client(Connection):
             server.offer()
 
     def _want_server(self) -> None:
-        """Lease a server now, or wait in the queue."""
+        """Lease a server now, or wait in the queue.
+
+        Not before it has read what it got: a client that only asks would fill our memory with answers.
+        """
+        if self.transport.pending:
+            self.pause()
+            return
         pool = self.origin.pool
         if self in pool.waiting:
             if len(self.session.input) > MAX_WAITING_INPUT:
@@ -141,7 +148,7 @@ class Client(Connection):
         out = self.session.link(server.session)
         if out:
             server.write(out, self)
-        if not self.mask & 1:
+        if not self.mask & READABLE:
             self.resume()
         session = self.session
         if session.replies or session.fault is not None or session.state is ClientState.ENDING:
@@ -158,6 +165,8 @@ class Client(Connection):
         self.server = None
         session.unlink()
         self.active_at = self.poller.now
+        if not self.mask & READABLE:
+            self.resume()  # it was paused for the server that it leaves
         return True
 
     def after_lease(self) -> None:
@@ -200,6 +209,9 @@ class Client(Connection):
     def on_drained(self) -> None:
         if self.server is not None:
             self.server.resume()
+        elif not self.ending:
+            self.resume()
+            self._after_input()
 
     def on_crash(self, error: Exception) -> None:
         log.error("internal error in a client connection", client=repr(self), exc_info=error)

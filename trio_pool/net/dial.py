@@ -75,12 +75,16 @@ class Reached:
 
 @attrs.frozen(eq=False)
 class Dialled:
-    """A logged-in connection: its transport, what the login learned, where it leads, and whether it is encrypted."""
+    """A logged-in connection: its transport, what the login learned, where it leads, and whether it is encrypted.
+
+    `unread` is what has arrived behind the login's ReadyForQuery.
+    """
 
     transport: PlainTransport | TLSTransport
     login: Login
     address: Address
     host: str
+    unread: bytes
 
 
 async def dial(access: OriginAccess) -> Dialled:
@@ -180,7 +184,8 @@ async def _log_in(access: OriginAccess, reached: Reached) -> Dialled:
             reply = login.receive(*await conversation.message())
             if reply:
                 await conversation.send(reply)
-        return Dialled(conversation.transport, login, reached.address, host)
+        unread = conversation.assembler.rest()
+        return Dialled(conversation.transport, login, reached.address, host, unread)
     except EndOfStream as error:
         reached.close()
         raise ServerFault(
@@ -204,9 +209,9 @@ async def _connect(host: str, port: int) -> tuple[socket.socket, Address]:
     fault: OSError | None = None
     try:
         addresses = await _resolve(host, port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label longer than a name can have
         raise ServerFault(
-            f"cannot resolve the host name {host!r}: {error.strerror or error}",
+            f"cannot resolve the host name {host!r}: {getattr(error, 'strerror', None) or error}",
             reason=Reason.SERVER_NOT_RESOLVED,
         ) from error
     for address in addresses:

@@ -95,7 +95,7 @@ class OriginPool:
             while True:
                 while self._wanted:
                     try:
-                        server = await self._open()
+                        server = await self._open_or_fault()
                     except ServerFault as fault:
                         self._failed(fault)
                         backoff = min(max(FIRST_BACKOFF, backoff * 2), LONGEST_BACKOFF)
@@ -112,6 +112,18 @@ class OriginPool:
             self.defaults is None and self._greeting > 0 and not self.pool.servers
         )
 
+    async def _open_or_fault(self) -> Server:
+        """`_open`, and the boundary behind which our own bugs in it stay: one must not end every pool."""
+        try:
+            return await self._open()
+        except ServerFault:
+            raise
+        except Exception as error:
+            log.error("internal error in opening a server", pool=str(self.pool.key), exc_info=error)
+            raise ServerFault(
+                "internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR
+            ) from error
+
     async def _open(self) -> Server:
         """One login. Its place in the pool is taken before and given back if it fails."""
         slot = ServerSlot()
@@ -126,7 +138,11 @@ class OriginPool:
                     f"no connection to {self.database.origin} within server_connect",
                     reason=Reason.SERVER_CONNECT_TIMEOUT,
                 ) from None
-            server = Server(self, dialled, slot)
+            try:
+                server = Server(self, dialled, slot)
+            except ServerFault:
+                dialled.transport.close()
+                raise
         except BaseException:
             self.pool.left(slot)
             raise

@@ -18,6 +18,7 @@ import trio
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.net.connection import Connection
 from trio_pool.net.dial import Dialled, send_cancel
+from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import ServerState
 from trio_pool.protocol.server import ServerSession
 from trio_pool.protocol.settings import intern
@@ -66,6 +67,8 @@ class Server(Connection):
             max_statements=origin.limits.server_prepared_statements,
             on_plans_changed=origin.statements.renew,
         )
+        if dialled.unread:
+            self._receive_early(dialled.unread)
         self.client: Leaseholder | None = None
         self.pins_noted: set[str] = set()
         """Pins of the present lease that the log has."""
@@ -84,6 +87,13 @@ class Server(Connection):
         self._abandoned = False
         """Whether it was closed while it may have been running what a client left."""
         self._ended: ServerFault | None = None
+
+    def _receive_early(self, data: bytes) -> None:
+        """What came behind the login in the same read. Raises `ServerFault` if the server has ended already, or makes no sense."""
+        self.session.receive(data)
+        failure = self.session.failure
+        if failure is not None:
+            raise ServerFault(failure.summary, failure.sqlstate, reason=Reason.SERVER_CLOSED)
 
     def __repr__(self) -> str:
         return f"<Server {self.origin.pool.key} pid {self.dialled.login.process_id} {self.state.value}>"
@@ -151,6 +161,8 @@ class Server(Connection):
             self.client = None
             if self.pins_noted:
                 self.pins_noted.clear()
+            if not self.mask & READABLE:
+                self.resume()  # it was paused for the client that it leaves
             self._recycle()
             client.after_lease()
 

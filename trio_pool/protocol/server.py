@@ -259,7 +259,7 @@ class ServerSession:
         if statement in self.statements.unconfirmed or statement in self.statements.present:
             self.swallow(self.statements.close(statement, self._opened()))
             requests = messages.close_statement(statement.name)
-        while (oldest := self.statements.overflow()) is not None:
+        for oldest in self.statements.overflow():
             self.swallow(self.statements.close(oldest, self._opened()))
             requests += messages.close_statement(oldest.name)
         edit = self.statements.parse(statement, self._opened())
@@ -366,7 +366,7 @@ class ServerSession:
             if tag == READY_FOR_QUERY:
                 if end > size:
                     break
-                self._ready(data[at + 5], length)
+                self._ready(data[at + 5] if length == 5 else 0, length)
                 at = end
                 if not groups and at == size and self.open_group is None:
                     return data
@@ -399,7 +399,7 @@ class ServerSession:
         at = 0
         size = len(data)
         while True:
-            group = self.groups[0] if self.groups else self.open_group
+            group = self.groups[0] if self.groups else self._opened() if self.open_count else self.open_group
             if group is not None and not group.failed:
                 out.append(group.fakes_due())
             if at + 5 > size:
@@ -411,8 +411,6 @@ class ServerSession:
                 self.rest = data[at:]
                 self._check_held()
                 break
-            if group is None and self.open_count:
-                group = self._opened()
             if self._handle_slowly(tag, length, data[at + 5 : end], group):
                 out.append(data[at:end])
                 self.drop_body = False

@@ -11,6 +11,7 @@ pooled or not.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from weakref import WeakValueDictionary
 
 import attrs
@@ -116,9 +117,9 @@ class ServerStatements:
         if statement not in self._pending:
             del self.unconfirmed[statement]
 
-    def overflow(self) -> Statement | None:
-        """The statement to close before another is parsed, if there are too many."""
-        return next(iter(self.present), None) if len(self.present) >= self.limit else None
+    def overflow(self) -> list[Statement]:
+        """The statements to close before another is parsed."""
+        return list(islice(self.present, max(0, len(self.present) - self.limit + 1)))
 
     def clear(self) -> None:
         """DISCARD ALL or DEALLOCATE ALL ran. What is unconfirmed was sent behind it and is still to come."""
