@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_pool.net.origin import OriginPool
 
 Entry = dict[str, Any]
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds that a test may take unless it says otherwise."""
 LOOK_AGAIN = 0.005
 """Seconds between looks at what tells nobody that it has changed."""

@@ -182,6 +182,80 @@ def test_two_copies_in_one_pipeline(way: str) -> None:
     assert server.free
 
 
+def test_requests_of_ours_behind_a_copy_are_still_told_from_the_clients(way: str) -> None:
+    """The COPY's Sync is ignored, so that a later group's replies come in this one: edits keep their places."""
+    server = new_server()
+    server.request()
+    server.sync()
+    server.copy_ended()
+    server.swallow()
+    server.request()
+    server.edited(Edit(0, Action.FAKE, messages.NO_DATA))
+    server.sync()
+    answer = COPY_IN_RESPONSE + command_complete("COPY 1")
+    ours, theirs = PARSE_COMPLETE, BIND_COMPLETE
+    expected = answer + theirs + messages.NO_DATA + IDLE
+    assert fed(server.receive, answer + ours + theirs + IDLE, way) == expected
+    assert server.free
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_query_behind_a_copy_ends_its_group(failing: int, way: str) -> None:
+    """CopyDone, requests and a Query without a Sync: an error in front of the Query skips it, its own does not."""
+    server = new_server()
+    server.request()
+    server.sync()
+    server.copy_ended()
+    server.request()
+    server.query()
+    copied = command_complete("COPY 1")
+    match failing:
+        case 0:
+            answer = COPY_IN_RESPONSE + ERROR
+        case 1:
+            answer = COPY_IN_RESPONSE + copied + ERROR
+        case _:
+            answer = COPY_IN_RESPONSE + copied + PARSE_COMPLETE + ERROR + IDLE
+    assert fed(server.receive, answer, way) == answer
+    assert server.free is (failing == 2)
+    if failing < 2:
+        server.sync()
+        assert fed(server.receive, IDLE, way) == IDLE
+        assert server.free
+
+
+def test_a_second_copy_in_a_merged_group(way: str) -> None:
+    """Its CopyDone is found behind it, whatever the first COPY's Sync did to the numbers."""
+    server = new_server()
+    server.request()
+    server.sync()
+    server.copy_ended()
+    server.request()
+    server.request()
+    server.request()
+    server.copy_ended()
+    server.sync()
+    answer = COPY_IN_RESPONSE + command_complete("COPY 1") + PARSE_COMPLETE + BIND_COMPLETE
+    answer += COPY_IN_RESPONSE + command_complete("COPY 2") + IDLE
+    assert fed(server.receive, answer, way) == answer
+    assert server.free
+
+
+def test_a_copydone_in_front_of_a_copy_is_not_its_end(way: str) -> None:
+    """A late one, in the same group: the Sync behind Execute is ignored all the same."""
+    server = new_server()
+    server.request()
+    server.copy_ended()
+    server.request()
+    server.sync()
+    answer = PARSE_COMPLETE + COPY_IN_RESPONSE
+    assert fed(server.receive, answer, way) == answer
+    server.copy_ended()
+    server.sync()
+    assert fed(server.receive, command_complete("COPY 1") + IDLE, way)
+    assert server.free
+
+
 def test_an_error_during_copy_skips_to_the_next_sync(way: str) -> None:
     """The reopened group stays open through a late CopyDone."""
     server = new_server()

@@ -113,9 +113,11 @@ def test_everything_forgotten_but_what_was_sent_later() -> None:
     """DISCARD ALL is answered in front of a Parse that was sent behind it."""
     server = ServerStatements(10)
     settle(server.parse(A, Group()), done=True)
-    later = server.parse(B, Group())
+    group = Group()
+    later = server.parse(B, group)
     server.clear()
     assert not server.has(A, None)
+    assert server.has(B, group)
     settle(later, done=True)
     assert server.has(B, None)
 

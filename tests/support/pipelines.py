@@ -24,6 +24,8 @@ NAMES: Final = ["s1", "s2", "s3"]
 PORTALS: Final = ["", "", "p1"]
 MARK: Final = "@"
 """Stands for the payload, which says whose request it is."""
+LONG: Final = "..."
+"""Stands for more of it than fits a read."""
 
 _SIMPLE: Final = [
     "SELECT '@'",
@@ -146,7 +148,7 @@ _group: Strategy = st.builds(
     _end,
 )
 _long: Strategy = _just(
-    ("parse", "", "SELECT $1::text"), ("bind", "", "", MARK * 40_000), ("execute", "", 0), ("sync",)
+    ("parse", "", "SELECT $1::text"), ("bind", "", "", f"{MARK}{LONG}"), ("execute", "", 0), ("sync",)
 )
 
 _part: Strategy = st.one_of(
@@ -208,7 +210,7 @@ def rendered(request: Request, payload: Callable[[], str]) -> bytes:
             return requests.parse(*arguments)
         case "bind":
             statement, portal, *parameters = arguments
-            values = [value.replace(MARK, payload()) for value in parameters]
+            values = [value.replace(MARK, payload()).replace(LONG, "." * 100_000) for value in parameters]
             return requests.bind(statement, *values, portal=portal)
         case "call":
             return requests.function_call(payload())

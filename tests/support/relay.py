@@ -144,6 +144,8 @@ class Client:
         """Bytes reach the pooler, and the PostgreSQL that the client would have had to itself."""
         piece = bytes(self.outgoing[:most])
         del self.outgoing[: len(piece)]
+        if not self.connected:
+            return
         self.direct.receive(piece)
         self.expected += read_replies(self.direct.deliver())
         self.on_readable(piece)
@@ -154,6 +156,8 @@ class Client:
             self.received += read_replies(messages.message(*message))
 
     def on_readable(self, data: bytes) -> None:
+        if not self.connected:
+            return
         session = self.session
         out = session.receive(data)
         server = self.server

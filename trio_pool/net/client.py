@@ -182,12 +182,12 @@ class Client(Connection):
         self.resume()
         self._after_input()
 
-    def server_lost(self, server: Server, fault: ServerFault) -> None:
+    def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
         """The leased server is gone. The client stays if its replies can be kept in step."""
         self.server = None
         if self.ending:
             self.finish(Reason.CLIENT_TERMINATED)
-        elif server.session.body_left and not server.session.drop_body:
+        elif not in_step or (server.session.body_left and not server.session.drop_body):
             self.finish(Reason.SERVER_LOST_MID_MESSAGE)  # an error would be read as the rest of the message
         else:
             error = messages.error(SqlState.CONNECTION_FAILURE, f"server connection lost: {fault.message}")

@@ -97,7 +97,7 @@ class SettingsTrial:
     def after_lease(self) -> None:
         self._done.set()
 
-    def server_lost(self, server: Server, fault: ServerFault) -> None:
+    def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
         self._server = None
         self._fail(fault)
 

@@ -39,8 +39,8 @@ class Leaseholder(Protocol):
     def after_lease(self) -> None:
         """The server has found its next owner: now a next lease may be asked for."""
 
-    def server_lost(self, server: Server, fault: ServerFault) -> None:
-        """The lease ends because the server's connection did."""
+    def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
+        """The lease ends because the server's connection did. Not `in_step`: replies are missing that nobody can tell any more."""
 
     def finish(self, reason: Reason) -> None:
         """It has got its last replies."""

@@ -112,7 +112,7 @@ class Server(Connection):
         try:
             out = session.receive(data)
         except ServerFault as fault:
-            self.lose(fault)
+            self.lose(fault, in_step=False)  # what was in front of the violation is lost, too
             return
         client = self.client
         if client is None:
@@ -195,8 +195,8 @@ class Server(Connection):
         self._wants_cancel = cancel and self.cancellable
         self._start_cleaning()
 
-    def lose(self, fault: ServerFault) -> None:
-        """The connection is over: out of the pool, and whoever leased it is told."""
+    def lose(self, fault: ServerFault, *, in_step: bool = True) -> None:
+        """The connection is over: out of the pool, and whoever leased it is told, `in_step` if it has got every reply that the machine has seen."""
         if self._ended is not None:
             return
         self._ended = fault
@@ -205,7 +205,7 @@ class Server(Connection):
         self.origin.pool.left(self)
         self.mailbox.wake()
         if client is not None:
-            client.server_lost(self, fault)
+            client.server_lost(self, fault, in_step=in_step)
 
     def _lose_at_end(self) -> None:
         failure = self.session.failure
