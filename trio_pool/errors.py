@@ -2,9 +2,9 @@
 
 The lowest floor: every other module may import it, it imports nothing of ours.
 
-Blame decides what happens next. A `ClientFault` ends one client, a `ServerFault` one server connection, and neither
-disturbs anybody else. Both are *returned* by the pure machines where they are expected in normal operation, and raised
-only where a Trio task has to unwind.
+Blame decides what happens next. A `ClientFault` ends one client, a `ServerFault` one server connection, and
+neither disturbs anybody else. Both are *returned* by the pure machines where they are expected in normal
+operation, and raised only where a Trio task has to unwind.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class TrioPoolError(Exception):
 class ClientFault(TrioPoolError):
     """A client did what the protocol, its credentials or the limits do not allow.
 
-    `sqlstate` and the message are what the client is told (severity FATAL); `detail` is for the log only, so that an
-    unauthenticated peer learns nothing from it.
+    `sqlstate` and the message are what the client is told (severity FATAL); `detail` is for the log only, so
+    that an unauthenticated peer learns nothing from it.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class ClientFault(TrioPoolError):
 class ServerFault(TrioPoolError):
     """An origin refused us, broke the protocol, or went away.
 
-    `sqlstate` is the server's own where it sent one. `lasting` tells that trying again soon will not help (wrong
-    credentials, no such database), so that waiting clients are told at once.
+    `sqlstate` is the server's own where it sent one. `lasting` tells that trying again soon will not help
+    (wrong credentials, no such database), so that waiting clients are told at once.
     """
 
     def __init__(self, message: str, sqlstate: str = SqlState.CANNOT_CONNECT, *, reason: Reason) -> None:

@@ -21,7 +21,7 @@ POOL_SIZE = 8
 SCALE = 4
 
 MODES = ("simple", "extended", "prepared")
-WORKS = {"select-only": ["-S"], "tpcb": []}
+WORKS: dict[str, list[str]] = {"select-only": ["-S"], "tpcb": []}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,9 @@ class ConnectionWatch:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("work", WORKS)
 def test_many_clients_share_few_servers(origin: LocalPostgres, pool: Pooler, work: str, mode: str) -> None:
-    """64 clients through 8 servers: no transaction fails, there are never more than 8 servers, and money is conserved."""
+    """64 clients through 8 servers: no transaction fails, there are never more than 8 servers, and money is
+    conserved.
+    """
     command = [origin.bin("pgbench"), "-n", "-T", str(SECONDS), "-c", str(CLIENTS), "-M", mode, *WORKS[work]]
     with ConnectionWatch(origin) as watch:
         run = subprocess.run(

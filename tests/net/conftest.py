@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-
 STORM_SECONDS = 8.0
 
 

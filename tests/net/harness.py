@@ -1,6 +1,8 @@
-"""A pooler inside the test's own Trio program, so that tests can look into it: its pools, its clients, its log.
+"""A pooler inside the test's own Trio program, so that tests can look into it: its pools, its clients, its
+log.
 
-Not for figures of memory or descriptors of the pooler alone: those need a process of its own (tests/support/pooler.py).
+Not for figures of memory or descriptors of the pooler alone: those need a process of its own
+(tests/support/pooler.py).
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ class Log:
 
 @contextmanager
 def logged() -> Iterator[Log]:
-    """Collect the log instead of printing it. In place, so that loggers which have cached it are reached too."""
+    """Collect the log instead of printing it.
+
+    In place, so that loggers which have cached it are reached too.
+    """
     log = Log()
     processors = structlog.get_config()["processors"]
     before = processors.copy()
@@ -138,7 +143,8 @@ async def pooler(
 ) -> AsyncIterator[Running]:
     """Serve one database, "app", in front of a PostgreSQL or of the origin with this URL.
 
-    With `certificates`, clients may use TLS. When the block ends, nothing of the pooler's own may have failed.
+    With `certificates`, clients may use TLS. When the block ends, nothing of the pooler's own may have
+    failed.
     """
     url = origin_url(origin) if isinstance(origin, LocalPostgres) else origin
     listening: dict[str, Any] = {"addresses": ["127.0.0.1:0"], **(listen or {})}
@@ -232,5 +238,3 @@ async def watcher(pg: LocalPostgres) -> AsyncIterator[Peer]:
     async with peer:
         await peer.start({"user": pg.superuser, "database": "postgres"})
         yield peer
-
-

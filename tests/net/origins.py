@@ -1,4 +1,6 @@
-"""Origins that misbehave on purpose: a proxy that breaks off a real PostgreSQL's answers, and one that says what a test tells it to."""
+"""Origins that misbehave on purpose: a proxy that breaks off a real PostgreSQL's answers, and one that says
+what a test tells it to.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def url(port: int, sslmode: str = "disable") -> str:
 
 @attrs.define(eq=False)
 class Proxy:
-    """Passes bytes between the pooler and PostgreSQL; of the latter's it can pass some and then something else."""
+    """Passes bytes between the pooler and PostgreSQL; of the latter's it can pass some and then something
+    else.
+    """
 
     pg: LocalPostgres
     scram: bool = False
@@ -47,7 +51,8 @@ class Proxy:
     _connections: set[trio.CancelScope] = attrs.field(factory=set)
 
     def break_off(self, after: int, instead: bytes = b"", *, together: bool = False) -> None:
-        """Pass so many more bytes of PostgreSQL's answers, counted from now on, then `instead`, then close. Once.
+        """Pass so many more bytes of PostgreSQL's answers, counted from now on, then `instead`, then close.
+        Once.
 
         With `together`, `instead` arrives with the last of them.
         """
@@ -107,7 +112,9 @@ class Proxy:
             if now:
                 await near.send_all(now)
             if self._instead:
-                await trio.sleep(0.002)  # so that it is a segment of its own: TCP tells nobody when it was read
+                await trio.sleep(
+                    0.002
+                )  # so that it is a segment of its own: TCP tells nobody when it was read
                 await near.send_all(self._instead)
             return
 
@@ -172,7 +179,10 @@ def row(value: str) -> bytes:
 
 
 async def let_in(peer: Peer) -> bytes:
-    """Log the pooler in without a password. The startup packet, b"" if it was another kind of connection's end."""
+    """Log the pooler in without a password.
+
+    The startup packet, b"" if it was another kind of connection's end.
+    """
     packet = await read_startup(peer)
     await peer.send(greeting())
     return packet
@@ -180,7 +190,10 @@ async def let_in(peer: Peer) -> bytes:
 
 @asynccontextmanager
 async def listening(origin: Proxy | Scripted) -> AsyncIterator[None]:
-    """Serve an origin, on a port of its own that it is told. Cancelling its `listening` closes the port; connections live on."""
+    """Serve an origin, on a port of its own that it is told.
+
+    Cancelling its `listening` closes the port; connections live on.
+    """
     (listener,) = await trio.open_tcp_listeners(origin.port, host="127.0.0.1")
     origin.port = listener.socket.getsockname()[1]
     origin.listening = trio.CancelScope()

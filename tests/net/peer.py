@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING, Self
 
 import attrs
@@ -14,6 +13,7 @@ from trio_pool.wire import messages
 from trio_pool.wire.tags import Backend
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from trio_pool.wire.messages import ErrorFields
@@ -162,9 +162,7 @@ class Peer:
     async def errors(self) -> list[ErrorFields]:
         """The errors up to ReadyForQuery, or up to the end."""
         return [
-            messages.read_error(body)
-            for tag, body in await self.exchange()
-            if tag == Backend.ERROR_RESPONSE
+            messages.read_error(body) for tag, body in await self.exchange() if tag == Backend.ERROR_RESPONSE
         ]
 
     async def run(self, sql: str) -> list[ErrorFields]:
@@ -188,7 +186,9 @@ class Peer:
         return not self.unread and not await self.more()
 
     async def request_cancel(self) -> None:
-        """Ask, on a connection of its own, to cancel what this client does; returns when the request is closed."""
+        """Ask, on a connection of its own, to cancel what this client does; returns when the request is
+        closed.
+        """
         await cancel(self.address, self.process_id, self.secret)
 
 

@@ -32,7 +32,8 @@ def slow_reader(pooler: Pooler) -> RawClient:
 def test_the_last_piece_of_an_answer_may_get_stuck(postgres: LocalPostgres) -> None:
     """Wherever an answer stops to fit the slow client's socket, the server's next client gets its own.
 
-    The sizes are close enough to each other that for some of them the last piece, with ReadyForQuery, does not fit.
+    The sizes are close enough to each other that for some of them the last piece, with ReadyForQuery, does
+    not fit.
     """
     with (
         Pooler(postgres, pool_size=1, tls=False, auth="trust") as pooler,
@@ -49,7 +50,9 @@ def test_the_last_piece_of_an_answer_may_get_stuck(postgres: LocalPostgres) -> N
 
 
 def test_who_reads_late_gets_everything(postgres: LocalPostgres) -> None:
-    """A client that asks and asks before it reads gets all answers, in order; others are served before and after."""
+    """A client that asks and asks before it reads gets all answers, in order; others are served before and
+    after.
+    """
     asked = 1500
     with (
         Pooler(postgres, pool_size=1, tls=False, auth="trust") as pooler,

@@ -53,7 +53,7 @@ async def watched(
         assert len(running.service.poller) == sum(o.pool.servers for o in running.service.pools.values())
 
 
-# -- before the login ------------------------------------------------------------------------------------
+# -- before the login ----------------------------------------------------------------------------------------
 
 
 def startup(version: int, **parameters: str) -> bytes:
@@ -147,7 +147,9 @@ async def test_a_second_ssl_request_is_declined(postgres: LocalPostgres, certifi
 async def test_bytes_in_the_clear_before_the_handshake_are_refused(
     postgres: LocalPostgres, certificates: Certificates
 ) -> None:
-    """What somebody in the middle puts behind SSLRequest is never taken for something said under TLS (CVE-2021-23214)."""
+    """What somebody in the middle puts behind SSLRequest is never taken for something said under TLS
+    (CVE-2021-23214).
+    """
     async with watched(postgres, certificates=certificates) as running:
         async with await Peer.connect(running.address) as peer:
             await peer.send(messages.SSL_REQUEST + STARTUP)
@@ -157,7 +159,9 @@ async def test_bytes_in_the_clear_before_the_handshake_are_refused(
 
 
 async def test_a_failed_handshake_is_logged(postgres: LocalPostgres, certificates: Certificates) -> None:
-    """Nonsense in place of a handshake, and a client that does not trust the certificate, cost nobody but themselves."""
+    """Nonsense in place of a handshake, and a client that does not trust the certificate, cost nobody but
+    themselves.
+    """
     async with watched(postgres, certificates=certificates) as running:
         async with await Peer.connect(running.address) as peer:
             await peer.send(messages.SSL_REQUEST)
@@ -186,7 +190,7 @@ async def test_direct_tls_needs_alpn(postgres: LocalPostgres, certificates: Cert
             assert await peer.rows("select 1") == ["1"]
 
 
-# -- protocol versions -----------------------------------------------------------------------------------
+# -- protocol versions ---------------------------------------------------------------------------------------
 
 
 async def negotiated(peer: Peer, version: int, **options: str) -> tuple[tuple[int, list[str]] | None, int]:
@@ -222,7 +226,9 @@ async def test_protocol_versions(
     answer: tuple[int, list[str]] | None,
     secret: int,
 ) -> None:
-    """Newer minor versions and unknown options are negotiated down; the cancel key has the version's size, and cancels."""
+    """Newer minor versions and unknown options are negotiated down; the cancel key has the version's size,
+    and cancels.
+    """
     async with watched(postgres) as running, await Peer.connect(running.address) as peer:
         assert await negotiated(peer, version, **options) == (answer, secret)
         await peer.send(messages.query("select pg_sleep(60)"))
@@ -239,7 +245,7 @@ async def cancel_until_done(peer: Peer) -> None:
         await peer.request_cancel()
 
 
-# -- the login -------------------------------------------------------------------------------------------
+# -- the login -----------------------------------------------------------------------------------------------
 
 
 async def exchange_scram(
@@ -282,7 +288,9 @@ async def refusal(running: Running, user: str, password: str, database: str = DA
 
 
 async def test_nothing_tells_an_unknown_user_from_a_wrong_password(postgres: LocalPostgres) -> None:
-    """Both get the same messages of the same sizes and the same error, whose text names only what the client said."""
+    """Both get the same messages of the same sizes and the same error, whose text names only what the client
+    said.
+    """
     async with watched(postgres, method="scram-sha-256") as running:
         wrong = await refusal(running, USER, "guess")
         missing = await refusal(running, "ppa", "guess")
@@ -319,7 +327,7 @@ async def test_malformed_passwords(postgres: LocalPostgres, password: bytes) -> 
         await running.at_rest()
 
 
-# -- after the login -------------------------------------------------------------------------------------
+# -- after the login -----------------------------------------------------------------------------------------
 
 FATAL_AFTER_LOGIN = {
     "length 0": b"Q\0\0\0\0",
@@ -387,13 +395,15 @@ async def test_half_a_message_holds_no_server(postgres: LocalPostgres, size: int
         await peer.send(request[:size])
         async with canary(running, "other") as other:
             await other.heard(5)
-            (waiting,) = [c for c in running.service.clients.by_id.values() if c.process_id == peer.process_id]
+            (waiting,) = [
+                c for c in running.service.clients.by_id.values() if c.process_id == peer.process_id
+            ]
             assert waiting.server is None
         await peer.send(request[size:])
         assert await peer.read_rows() == ["late"]
 
 
-# -- leaving anywhere ------------------------------------------------------------------------------------
+# -- leaving anywhere ----------------------------------------------------------------------------------------
 
 
 def conversation() -> bytes:
@@ -436,7 +446,9 @@ async def in_parallel(numbers: range, act: object, at_once: int = 8) -> None:
 
 @pytest.mark.parametrize("polite", [True, False], ids=["in pieces", "at once"])
 async def test_leaving_at_any_byte_of_a_conversation(postgres: LocalPostgres, polite: bool) -> None:
-    """Wherever a client goes away, with and without having read the replies, its server is clean for the next one."""
+    """Wherever a client goes away, with and without having read the replies, its server is clean for the next
+    one.
+    """
     requested = conversation()
 
     async def leave_after(size: int) -> None:
@@ -498,7 +510,7 @@ async def test_leaving_at_any_byte_of_the_login(postgres: LocalPostgres) -> None
         assert len(gone) == sum(sizes)
 
 
-# -- slow readers ----------------------------------------------------------------------------------------
+# -- slow readers --------------------------------------------------------------------------------------------
 
 
 def resident(pid: int) -> int:

@@ -144,7 +144,9 @@ async def test_a_cancel_in_a_transaction_keeps_it(postgres: LocalPostgres) -> No
 
 
 async def test_a_cancel_goes_over_tls(postgres: LocalPostgres) -> None:
-    """With `sslmode=require` the request for the origin is encrypted like everything else (where PostgreSQL can do TLS)."""
+    """With `sslmode=require` the request for the origin is encrypted like everything else (where PostgreSQL
+    can do TLS).
+    """
     if postgres.tls is None:
         sslmode = "prefer"  # the embedded PostgreSQL says no to the SSLRequest in front of the cancel request
     else:
@@ -153,12 +155,14 @@ async def test_a_cancel_goes_over_tls(postgres: LocalPostgres) -> None:
         await peer.send(messages.query(SLEEP))
         assert await cancel_until_told(running, peer) == "57014"
         async with watcher(postgres) as superuser:
-            ssl = await superuser.rows("select ssl from pg_stat_ssl join pg_stat_activity using (pid) where usename = 'app'")
+            ssl = await superuser.rows(
+                "select ssl from pg_stat_ssl join pg_stat_activity using (pid) where usename = 'app'"
+            )
             assert ssl == ["t" if postgres.tls is not None else "f"]
         assert running.log.find("a cancel request failed") == []
 
 
-# -- origins that take their time ------------------------------------------------------------------------
+# -- origins that take their time ----------------------------------------------------------------------------
 
 
 async def is_cancel_request(peer: Peer) -> bool:
@@ -171,7 +175,9 @@ async def is_cancel_request(peer: Peer) -> bool:
 
 
 async def test_a_server_is_not_reused_while_a_cancel_is_under_way() -> None:
-    """Until the origin has closed the request's connection nobody else gets the server, however long its query is over."""
+    """Until the origin has closed the request's connection nobody else gets the server, however long its
+    query is over.
+    """
     asked: list[bytes] = []
     requested, signalled = trio.Event(), trio.Event()
 
@@ -207,7 +213,9 @@ async def test_a_server_is_not_reused_while_a_cancel_is_under_way() -> None:
 
 @pytest.mark.parametrize("ending", ["never", "refused"])
 async def test_a_cancel_that_does_not_end_holds_the_server_for_a_bounded_time(ending: str) -> None:
-    """An origin that never closes the request, or does not take it, holds up neither server nor client beyond `cancel`."""
+    """An origin that never closes the request, or does not take it, holds up neither server nor client beyond
+    `cancel`.
+    """
 
     async def script(peer: Peer, number: int) -> None:
         if await is_cancel_request(peer):
@@ -238,7 +246,9 @@ async def test_a_cancel_that_does_not_end_holds_the_server_for_a_bounded_time(en
 
 
 async def test_a_flood_of_cancels_is_bounded() -> None:
-    """A hundred requests for one query make a few connections to the origin, and every one of them is answered by closing."""
+    """A hundred requests for one query make a few connections to the origin, and every one of them is
+    answered by closing.
+    """
     requests = 0
     at_once = most = 0
     release = trio.Event()
@@ -280,4 +290,3 @@ async def test_a_cancel_passes_a_full_house(postgres: LocalPostgres) -> None:
     async with pooler(postgres, listen={"max_clients": 1}) as running, await running.log_in() as peer:
         await peer.send(messages.query(SLEEP))
         assert await cancel_until_told(running, peer) == "57014"
-

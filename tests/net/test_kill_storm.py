@@ -1,6 +1,8 @@
-"""Clients that are killed in every state, beside honest ones: what the pooler must be like during and after it.
+"""Clients that are killed in every state, beside honest ones: what the pooler must be like during and after
+it.
 
-It runs inside the test, so that its books can be read. `--storm-seconds` or TRIO_POOL_STORM_SECONDS says how long.
+It runs inside the test, so that its books can be read. `--storm-seconds` or TRIO_POOL_STORM_SECONDS says how
+long.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 
 from tests.net.harness import Running, pooler, watcher
 from tests.net.peer import Peer
@@ -92,8 +95,7 @@ def states(chance: random.Random, seconds: float) -> Iterator[str]:
     """Every state in turn, in random order, for so long; at least once."""
     until = trio.current_time() + seconds
     while True:
-        for state in chance.sample(STATES, len(STATES)):
-            yield state
+        yield from chance.sample(STATES, len(STATES))
         if trio.current_time() >= until:
             return
 
@@ -123,7 +125,9 @@ async def watch_states(running: Running, pool_size: int) -> None:
 
 
 async def watch_backends(superuser: Peer, pool_size: int) -> None:
-    """PostgreSQL never has more connections than the pool may open; one that was closed may take a moment to go."""
+    """PostgreSQL never has more connections than the pool may open; one that was closed may take a moment to
+    go.
+    """
     too_many_since = None
     sql = f"select count(*) from pg_stat_activity where usename = '{USER}'"
     while True:
@@ -233,14 +237,15 @@ def table(postgres: LocalPostgres) -> Iterator[None]:
 def test_clients_are_killed_in_every_state(
     postgres: LocalPostgres, certificates: Certificates, tmp_path: Path, storm_seconds: float
 ) -> None:
-    """SIGKILL in any state leaks nothing and disturbs nobody: every server is clean and idle again, what the victims ran is
-    cancelled, what they began is undone, honest clients never meet an error, and no descriptor is left.
+    """SIGKILL in any state leaks nothing and disturbs nobody: every server is clean and idle again, what the
+    victims ran is cancelled, what they began is undone, honest clients never meet an error, and no descriptor
+    is left.
     """
     script = tmp_path / "honest.sql"
     script.write_text(PGBENCH)
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    trio.run(lambda: trio.sleep(0))  # whatever Trio keeps for ever is there from now on
+    trio.run(lambda: trio.lowlevel.checkpoint())  # whatever Trio keeps for ever is there from now on
     before = descriptors()
     killed = trio.run(storm, postgres, certificates, script, storm_seconds, seed)
     print(f"killed {sum(killed.values())}: {killed}")

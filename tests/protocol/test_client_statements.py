@@ -17,7 +17,6 @@ from tests.support.requests import (
     execute,
     parse,
     query,
-    read_replies,
 )
 from tests.support.threeways import WAYS, fed
 from trio_pool.protocol.client import ClientState
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IDLE, BUSY, FAILED = (messages.READY[s] for s in (Status.IDLE, Status.IN_TRANSACTION, Status.FAILED))
-LOST = messages.error("08006", "server connection lost")
 ERROR = messages.error("42601", "syntax error")
 SELECTED = data_row("a") + command_complete("SELECT 1")
 NAME_1, NAME_2 = PREFIX.decode() + "1", PREFIX.decode() + "2"
@@ -48,11 +46,6 @@ def way(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def lease(way: str) -> Lease:
     return Lease(way=way)
-
-
-def codes(data: bytes) -> list[str]:
-    """Tags of replies, with SQLSTATE or transaction status."""
-    return [repr(reply) for reply in read_replies(data)]
 
 
 # -- prepared statements (hazards E1 to E4) ------------------------------------------------------------------

@@ -201,7 +201,9 @@ def test_requests_of_ours_behind_a_copy_are_still_told_from_the_clients(way: str
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_query_behind_a_copy_ends_its_group(failing: int, way: str) -> None:
-    """CopyDone, requests and a Query without a Sync: an error in front of the Query skips it, its own does not."""
+    """CopyDone, requests and a Query without a Sync: an error in front of the Query skips it, its own does
+    not.
+    """
     server = new_server()
     server.request()
     server.sync()

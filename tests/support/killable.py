@@ -1,8 +1,9 @@
 """Clients to be killed: each brings itself into a state, says so, and stays there until SIGKILL.
 
-Run as a program, with host and port as arguments and one state per line on standard input. Each line makes one process
-of its own (forked: a new interpreter for each would take the time of ten kills), which prints "PID STATE" once it is there. What a victim
-cannot do is printed as "PID STATE: why", so that no state is left out silently.
+Run as a program, with host and port as arguments and one state per line on standard input. Each line makes
+one process of its own (forked: a new interpreter for each would take the time of ten kills), which prints
+"PID STATE" once it is there. What a victim cannot do is printed as "PID STATE: why", so that no state is left
+out silently.
 """
 
 from __future__ import annotations
@@ -14,16 +15,13 @@ import socket
 import ssl
 import struct
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from tests.support import requests
 from tests.support.target import DATABASE, PASSWORD, USER
 from trio_pool.protocol.login import Login
 from trio_pool.wire import messages
 from trio_pool.wire.tags import AuthenticationCode, Backend
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MARKER: Final = "a victim's"
 """In the text of everything that runs long."""
@@ -103,7 +101,7 @@ class Victim:
         self.until(Backend.READY_FOR_QUERY)
 
 
-# -- states of one that has logged in --------------------------------------------------------------------
+# -- states of one that has logged in ------------------------------------------------------------------------
 
 
 def idle(victim: Victim) -> None:
@@ -224,7 +222,7 @@ def with_session_state(victim: Victim) -> None:
     victim.run("create temporary table t (a int); declare c cursor with hold for select 1")
 
 
-# -- states of one that has not --------------------------------------------------------------------------
+# -- states of one that has not ------------------------------------------------------------------------------
 
 
 def connected(victim: Victim) -> None:

@@ -1,7 +1,9 @@
 """The life of a client: after its login (net/welcome.py), until it goes.
 
-One task owns the socket. While the client is in the data plane the task sleeps, and wakes for deadlines, which are lazy (the data plane only stores timestamps), and for the end. The data plane's
-part is short: bytes into the session machine, what comes out to the leased server; a lease taken when the machine wants one, given back when the server says that it is free.
+One task owns the socket. While the client is in the data plane the task sleeps, and wakes for deadlines,
+which are lazy (the data plane only stores timestamps), and for the end. The data plane's part is short: bytes
+into the session machine, what comes out to the leased server; a lease taken when the machine wants one, given
+back when the server says that it is free.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ class Client(Connection):
     def __repr__(self) -> str:
         return f"<Client {self.process_id} of {self.origin.pool.key} {self.session.state.value}>"
 
-    # -- data plane --------------------------------------------------------------------------------------------------
+    # -- data plane ------------------------------------------------------------------------------------------
 
     def on_readable(self) -> None:
         """Requests. Hot path."""
@@ -228,7 +230,10 @@ class Client(Connection):
         self.finish(fault.reason)
 
     def finish(self, reason: Reason) -> None:
-        """The client ends: out of the data plane, out of the queue, its server taken care of. The task does the rest."""
+        """The client ends: out of the data plane, out of the queue, its server taken care of.
+
+        The task does the rest.
+        """
         if self._ended is not None:
             return
         self._ended = reason
@@ -236,13 +241,17 @@ class Client(Connection):
         self.origin.pool.forget(self)
         server, self.server = self.server, None
         if server is not None:
-            server.orphaned(mid_message=self.session.body_left > 0, cancel=reason is not Reason.CLIENT_TERMINATED)
+            server.orphaned(
+                mid_message=self.session.body_left > 0, cancel=reason is not Reason.CLIENT_TERMINATED
+            )
         self.mailbox.wake()
 
-    # -- control plane -----------------------------------------------------------------------------------------------
+    # -- control plane ---------------------------------------------------------------------------------------
 
     async def cancel(self) -> None:
-        """A cancel request for this client: whatever it is doing now gets 57014, and nothing that it does later."""
+        """A cancel request for this client: whatever it is doing now gets 57014, and nothing that it does
+        later.
+        """
         server = self.server
         if server is not None:
             await server.cancel_for(self)
@@ -289,7 +298,8 @@ class Client(Connection):
     def _deadline(self) -> float:
         """The earliest moment at which a timeout can be due, judged from the timestamps.
 
-        A request that waits sets `requested_at` and wakes the task only if it sleeps longer than that allows; so a busy client costs one wake-up per `lease_wait`, not one per request.
+        A request that waits sets `requested_at` and wakes the task only if it sleeps longer than that allows;
+        so a busy client costs one wake-up per `lease_wait`, not one per request.
         """
         timeouts = self.origin.database.timeouts
         now = trio.current_time()
@@ -318,7 +328,9 @@ class Client(Connection):
 
 
 async def part(transport: Transport, error: bytes) -> None:
-    """Send a FATAL error and wait, for a bounded time, until the peer has read it: a close with unread input would reset the connection and lose the error."""
+    """Send a FATAL error and wait, for a bounded time, until the peer has read it: a close with unread input
+    would reset the connection and lose the error.
+    """
     with trio.move_on_after(LINGER):
         transport.send(error)
         while transport.pending:

@@ -1,4 +1,4 @@
-"""All clients of the process: how many there may be, which keys they have, and whom a cancel request means."""
+"""All clients of the process: how many there may be, their keys, and whom a cancel request means."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trio_pool.wire.startup import CancelRequest
-
 if TYPE_CHECKING:
     from trio_pool.net.client import Client
+    from trio_pool.wire.startup import CancelRequest
 
 SECRET_SIZES = {False: 4, True: 32}
 """Bytes of a cancel key by whether the client speaks protocol 3.2. PostgreSQL 18 itself uses 32 there."""
@@ -19,7 +18,10 @@ SECRET_SIZES = {False: 4, True: 32}
 
 @attrs.define(eq=False)
 class Clients:
-    """Connected clients. `connections` counts sockets from accept to close, `by_id` holds those that have logged in."""
+    """Connected clients.
+
+    `connections` counts sockets from accept to close, `by_id` holds those that have logged in.
+    """
 
     limit: int
     connections: int = 0

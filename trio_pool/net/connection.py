@@ -1,14 +1,20 @@
-"""What a client's and a server's connection have in common once they are in the data plane: registration, writing, back-pressure.
+"""What a client's and a server's connection have in common once they are in the data plane: registration,
+writing, back-pressure.
 
-Back-pressure. A `write` that does not go out whole stays in the transport; the connection asks to become writable, and the peer whose bytes they were is paused (no
-longer read) until they are gone. So neither side can make the other's memory grow.
+Back-pressure. A `write` that does not go out whole stays in the transport; the connection asks to become
+writable, and the peer whose bytes they were is paused (no longer read) until they are gone. So neither side
+can make the other's memory grow.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.poller import GONE, HANGUP, READABLE, WRITABLE, Poller
-from trio_pool.net.transport import Transport
+
+if TYPE_CHECKING:
+    from trio_pool.net.transport import Transport
 
 
 class Connection:
@@ -24,7 +30,7 @@ class Connection:
         self.fd = -1
         self._hushed = False
 
-    # -- for subclasses ----------------------------------------------------------------------------------------------
+    # -- for subclasses --------------------------------------------------------------------------------------
 
     def on_readable(self) -> None:
         """Bytes, or the end, have arrived."""
@@ -42,7 +48,7 @@ class Connection:
         """A handler raised: a bug of ours, which must end this connection and nothing else."""
         raise NotImplementedError
 
-    # -- registration ------------------------------------------------------------------------------------------------
+    # -- registration ----------------------------------------------------------------------------------------
 
     @property
     def attached(self) -> bool:
@@ -73,7 +79,7 @@ class Connection:
         except Exception as error:
             self.on_crash(error)
 
-    # -- writing and reading -----------------------------------------------------------------------------------------
+    # -- writing and reading ---------------------------------------------------------------------------------
 
     def write(self, data: bytes, source: Connection | None = None) -> None:
         """Send bytes that came from `source`, which is paused if they cannot go out at once. Hot path."""
@@ -94,7 +100,9 @@ class Connection:
             self._set_mask((self.mask | READABLE) & ~HANGUP)
 
     def hush(self) -> None:
-        """Hear nothing, not even a hang-up (which epoll would report again and again), until `resume` or a write that blocks."""
+        """Hear nothing, not even a hang-up (which epoll would report again and again), until `resume` or a
+        write that blocks.
+        """
         self.poller.unregister(self.fd)
         self._hushed = True
         self.mask = 0

@@ -1,17 +1,22 @@
-"""Reading and writing whole messages on a connection that is not in the data plane yet (start-up, login) or never will be (cancel requests).
+"""Reading and writing whole messages on a connection that is not in the data plane yet (start-up, login) or
+never will be (cancel requests).
 
-The slow path by design: one message at a time, awaited, under the deadline of whoever calls. `upgrade` replaces the plain transport by a TLS one.
+The slow path by design: one message at a time, awaited, under the deadline of whoever calls. `upgrade`
+replaces the plain transport by a TLS one.
 """
 
 from __future__ import annotations
 
-import ssl
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from trio_pool.net.transport import PlainTransport, TLSTransport
 from trio_pool.wire.frames import MAX_AUTHENTICATION, Assembler
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class EndOfStream(Exception):
@@ -51,7 +56,10 @@ class Conversation:
         return message
 
     async def byte(self) -> bytes:
-        """The one byte that answers an SSLRequest. Exactly one is taken, so that nothing in front of the handshake can be smuggled in."""
+        """The one byte that answers an SSLRequest.
+
+        Exactly one is taken, so that nothing in front of the handshake can be smuggled in.
+        """
         while not self.assembler.buffer:
             await self.receive()
         first = bytes(self.assembler.buffer[:1])

@@ -1,7 +1,8 @@
 """Opening connections to an origin: addresses, TLS as `sslmode` says, log in; and sending cancel requests.
 
-`sslmode` is libpq's: `allow` and `prefer` are a preference and a fall-back, tried per host on connections of their own, except that a server which
-answers SSLRequest with no is talked to in the clear on the same connection.
+`sslmode` is libpq's: `allow` and `prefer` are a preference and a fall-back, tried per host on connections of
+their own, except that a server which answers SSLRequest with no is talked to in the clear on the same
+connection.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class OriginAccess:
 
     @classmethod
     def to(cls, database: Database, user: str, password: str | None) -> Self:
-        """The access of one pool. Raises OSError (`ssl.SSLError` is one) if a certificate cannot be loaded."""
+        """The access of one pool.
+
+        Raises OSError (`ssl.SSLError` is one) if a certificate cannot be loaded.
+        """
         origin = database.origin
         parameters = {"user": user, "database": origin.dbname or database.name, **origin.parameters}
         return cls(origin, parameters, password, tls_contexts.origin_context(origin))
@@ -75,7 +79,8 @@ class Reached:
 
 @attrs.frozen(eq=False)
 class Dialled:
-    """A logged-in connection: its transport, what the login learned, where it leads, and whether it is encrypted.
+    """A logged-in connection: its transport, what the login learned, where it leads, and whether it is
+    encrypted.
 
     `unread` is what has arrived behind the login's ReadyForQuery.
     """
@@ -88,7 +93,10 @@ class Dialled:
 
 
 async def dial(access: OriginAccess) -> Dialled:
-    """Connect and log in. Hosts are tried in order; raises the last host's `ServerFault`. The caller bounds the time."""
+    """Connect and log in.
+
+    Hosts are tried in order; raises the last host's `ServerFault`. The caller bounds the time.
+    """
     fault: ServerFault | None = None
     for host, port in access.origin.hosts:
         try:
@@ -102,7 +110,10 @@ async def dial(access: OriginAccess) -> Dialled:
 
 
 async def dial_host(access: OriginAccess, host: str, port: int) -> Dialled:
-    """Connect to one host and log in, with and without TLS as `sslmode` allows. The caller bounds the time."""
+    """Connect to one host and log in, with and without TLS as `sslmode` allows.
+
+    The caller bounds the time.
+    """
     fault: ServerFault | None = None
     for tls in _attempts(access.origin, host):
         try:
@@ -116,7 +127,10 @@ async def dial_host(access: OriginAccess, host: str, port: int) -> Dialled:
 
 
 async def reach_host(access: OriginAccess, host: str, port: int) -> Reached:
-    """Everything before the log in: a connection to one host, encrypted as `sslmode` says. The caller bounds the time and closes it."""
+    """Everything before the log in: a connection to one host, encrypted as `sslmode` says.
+
+    The caller bounds the time and closes it.
+    """
     fault: ServerFault | None = None
     for tls in _attempts(access.origin, host):
         try:
@@ -282,9 +296,11 @@ async def _encrypt(conversation: Conversation, access: OriginAccess, host: str) 
 
 
 async def send_cancel(dialled: Dialled, access: OriginAccess) -> None:
-    """Ask the origin to cancel what this connection runs; returns when the origin has closed the request's connection.
+    """Ask the origin to cancel what this connection runs; returns when the origin has closed the request's
+    connection.
 
-    By then the signal has been sent (`processCancelRequest` in PostgreSQL signals before it exits), so whatever is sent to the server afterwards is safe.
+    By then the signal has been sent (`processCancelRequest` in PostgreSQL signals before it exits), so
+    whatever is sent to the server afterwards is safe.
     """
     sock = await _connect_address(dialled.address)
     with sock:

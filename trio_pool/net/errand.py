@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from trio_pool.errors import Reason, ServerFault
-from trio_pool.net.connection import Connection
-from trio_pool.net.origin import OriginPool
-from trio_pool.net.server import Server
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.replies import SYNCED
 from trio_pool.protocol.settings import NONE, Settings, canonical, difference
@@ -15,9 +14,15 @@ from trio_pool.wire import messages
 from trio_pool.wire.frames import Assembler
 from trio_pool.wire.tags import Backend
 
+if TYPE_CHECKING:
+    from trio_pool.net.connection import Connection
+    from trio_pool.net.origin import OriginPool
+    from trio_pool.net.server import Server
+
 
 class SettingsTrial:
-    """Applies settings that a client asks for at start-up to a leased server, to learn whether it takes them and what it makes of them.
+    """Applies settings that a client asks for at start-up to a leased server, to learn whether it takes them
+    and what it makes of them.
 
     The server keeps them: the client will want them there. Waits in the pool's queue like anybody else.
     """
@@ -29,7 +34,8 @@ class SettingsTrial:
         self.wanted = wanted
         self.leased_at = 0.0
         self.result: tuple[Settings, Settings] | None = None
-        """The settings under their canonical names and values, and everything that the server then reports."""
+        """The settings under their canonical names and values, and everything that the server then reports.
+        """
         self.fault: ServerFault | None = None
         self._done = trio.Event()
         self._replies = Assembler()
@@ -40,7 +46,10 @@ class SettingsTrial:
         return False
 
     async def run(self) -> tuple[Settings, Settings]:
-        """Returns `result`. Raises `ServerFault` with the server's own words, or because there was no server to ask."""
+        """Returns `result`.
+
+        Raises `ServerFault` with the server's own words, or because there was no server to ask.
+        """
         try:
             server = self.origin.pool.acquire(self)
         except PoolFull:

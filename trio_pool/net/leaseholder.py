@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from trio_pool.errors import Reason, ServerFault
-
 if TYPE_CHECKING:
+    from trio_pool.errors import Reason, ServerFault
     from trio_pool.net.connection import Connection
     from trio_pool.net.server import Server
 
@@ -34,13 +33,19 @@ class Leaseholder(Protocol):
         """The server can take more."""
 
     def returns(self, server: Server) -> bool:
-        """The server is at rest and may be somebody else's: let go of it. False if it is still needed, or was left in another way."""
+        """The server is at rest and may be somebody else's: let go of it.
+
+        False if it is still needed, or was left in another way.
+        """
 
     def after_lease(self) -> None:
         """The server has found its next owner: now a next lease may be asked for."""
 
     def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
-        """The lease ends because the server's connection did. Not `in_step`: replies are missing that nobody can tell any more."""
+        """The lease ends because the server's connection did.
+
+        Not `in_step`: replies are missing that nobody can tell any more.
+        """
 
     def finish(self, reason: Reason) -> None:
         """It has got its last replies."""

@@ -1,7 +1,8 @@
 """Listening sockets, and an accept loop that survives what kills the usual ones.
 
-`accept` can fail because the process or the system has no descriptor left. The connection then stays in the backlog and the listener readable, so a plain loop would spin or die. A spare
-descriptor is kept for that moment: it is closed, the connection accepted, told why (53300) and closed, and the spare reopened.
+`accept` can fail because the process or the system has no descriptor left. The connection then stays in the
+backlog and the listener readable, so a plain loop would spin or die. A spare descriptor is kept for that
+moment: it is closed, the connection accepted, told why (53300) and closed, and the spare reopened.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 import structlog
@@ -32,16 +33,19 @@ Socket: TypeAlias = socket.socket
 """For rooms that pass sockets on: only `net` imports `socket`."""
 
 Handler = Callable[[Socket, str | None, str], Awaitable[None]]
-"""Takes an accepted, non-blocking socket, the client's numeric address (None on a Unix socket) and its spelling for logs; owns the socket."""
+"""Takes an accepted, non-blocking socket, the client's numeric address (None on a Unix socket) and its
+spelling for logs; owns the socket.
+"""
 
 
 @contextmanager
 def listening(address: Address) -> Iterator[socket.socket]:
-    """A listening, non-blocking socket. A Unix socket left by a dead process is replaced, a live one is not; ours is removed at the end. Raises OSError."""
-    if isinstance(address, UnixAddress):
-        sock = _listen_unix(address.path)
-    else:
-        sock = _listen_tcp(address)
+    """A listening, non-blocking socket.
+
+    A Unix socket left by a dead process is replaced, a live one is not; ours is removed at the end. Raises
+    OSError.
+    """
+    sock = _listen_unix(address.path) if isinstance(address, UnixAddress) else _listen_tcp(address)
     with sock:
         sock.listen(BACKLOG)
         try:
@@ -143,7 +147,7 @@ def _refuse(listener: socket.socket, spare: int | None, error: OSError) -> int |
         else:
             with sock:
                 sock.setblocking(False)
-                try:
+                with suppress(OSError):
                     sock.send(
                         messages.error(
                             SqlState.TOO_MANY_CONNECTIONS,
@@ -151,8 +155,6 @@ def _refuse(listener: socket.socket, spare: int | None, error: OSError) -> int |
                             severity="FATAL",
                         )
                     )
-                except OSError:
-                    pass
     return _spare()
 
 

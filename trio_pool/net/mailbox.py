@@ -1,6 +1,7 @@
 """How the data plane wakes the task that owns a connection.
 
-The smallest thing that works: one waiter, one flag. A `trio.Event` per wait would do the same for twice the memory per idle client.
+The smallest thing that works: one waiter, one flag. A `trio.Event` per wait would do the same for twice the
+memory per idle client.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""The life of a pool: opens servers one at a time when they are wanted, backs off when the origin is down, and knows what to greet clients with.
+"""The life of a pool: opens servers one at a time when they are wanted, backs off when the origin is down,
+and knows what to greet clients with.
 
-The pool itself (pooling/pool.py) decides that it wants a server and says so by calling `grow`; here is the task that acts on it.
+The pool itself (pooling/pool.py) decides that it wants a server and says so by calling `grow`; here is the
+task that acts on it.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -14,19 +17,24 @@ import trio
 from trio_pool.config.model import Database, PoolMode, Session
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.net.dial import OriginAccess, dial
-from trio_pool.net.leaseholder import Leaseholder
 from trio_pool.net.mailbox import Mailbox
-from trio_pool.net.poller import Poller
 from trio_pool.net.server import Server, ServerSlot
 from trio_pool.pooling.pool import Pool, PoolKey
-from trio_pool.protocol.settings import Settings
 from trio_pool.protocol.statements import StatementRegistry
+
+if TYPE_CHECKING:
+    from trio_pool.net.leaseholder import Leaseholder
+    from trio_pool.net.poller import Poller
+    from trio_pool.protocol.settings import Settings
 
 log = structlog.get_logger()
 
 FIRST_BACKOFF = 0.05
 LONGEST_BACKOFF = 5.0
-"""Seconds between attempts to connect while the origin is down; doubled each time, with jitter. Short, because clients are waiting."""
+"""Seconds between attempts to connect while the origin is down; doubled each time, with jitter.
+
+Short, because clients are waiting.
+"""
 
 
 class OriginPool:
@@ -107,7 +115,9 @@ class OriginPool:
 
     @property
     def _wanted(self) -> bool:
-        """Whether to open one more: the pool wants it, or clients cannot be greeted before a first server has logged in."""
+        """Whether to open one more: the pool wants it, or clients cannot be greeted before a first server has
+        logged in.
+        """
         return self.pool.wants_server or (
             self.defaults is None and self._greeting > 0 and not self.pool.servers
         )
@@ -201,7 +211,6 @@ class OriginPool:
         now = trio.current_time()
         holders = sorted((now - holder.leased_at, holder.process_id) for holder in self.pool.leased.values())
         longest = ", ".join(f"client {pid} for {held:.1f} s" for held, pid in reversed(holders[-3:]))
-        return (
-            f"Pool {self.pool.key}: {self.pool.size} servers at most, {statistics.leased} leased, {statistics.waiting} clients waiting."
-            + (f" Longest leases: {longest}." if longest else "")
-        )
+        description = f"Pool {self.pool.key}: {self.pool.size} servers at most, {statistics.leased} leased, "
+        description += f"{statistics.waiting} clients waiting."
+        return f"{description} Longest leases: {longest}." if longest else description

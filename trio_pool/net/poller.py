@@ -1,11 +1,14 @@
 """The data plane's heart: one selector per process, every ready socket handled by one plain call.
 
-Trio's price per wake-up of a task is what a pooler cannot pay per message (measured: docs/architecture.md), so the sockets of logged-in clients and servers are not waited for by their tasks. They
-are registered once in a selector of ours, whose own descriptor is the one thing that a Trio task waits for. When it wakes it takes all ready sockets in batches
-and calls each one's handler, which never waits; after `BURST` batches it goes back through Trio, so that timers and tasks get their turn however busy the sockets are.
+Trio's price per wake-up of a task is what a pooler cannot pay per message (measured: docs/architecture.md),
+so the sockets of logged-in clients and servers are not waited for by their tasks. They are registered once in
+a selector of ours, whose own descriptor is the one thing that a Trio task waits for. When it wakes it takes
+all ready sockets in batches and calls each one's handler, which never waits; after `BURST` batches it goes
+back through Trio, so that timers and tasks get their turn however busy the sockets are.
 
-Handlers of the same batch may close each other's connections: a descriptor is unregistered at once but closed only by its task, which cannot run before
-the burst is over, so a number in the batch never means another socket than the one that was ready.
+Handlers of the same batch may close each other's connections: a descriptor is unregistered at once but closed
+only by its task, which cannot run before the burst is over, so a number in the batch never means another
+socket than the one that was ready.
 """
 
 from __future__ import annotations
@@ -40,7 +43,10 @@ class Readiness(Protocol):
 
 
 class PortableReadiness:
-    """The same face over `selectors` (kqueue on macOS and BSD). A descriptor that waits for nothing is left out."""
+    """The same face over `selectors` (kqueue on macOS and BSD).
+
+    A descriptor that waits for nothing is left out.
+    """
 
     def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
         self._selector = selector or selectors.DefaultSelector()
@@ -86,7 +92,10 @@ def default_readiness() -> Readiness:
 
 
 class Poller:
-    """Sockets and their handlers. `now` is the time of the current burst (Trio's clock, seconds), for timestamps that cost nothing."""
+    """Sockets and their handlers.
+
+    `now` is the time of the current burst (Trio's clock, seconds), for timestamps that cost nothing.
+    """
 
     def __init__(self, readiness: Readiness | None = None) -> None:
         self._readiness = readiness or default_readiness()
@@ -110,7 +119,10 @@ class Poller:
         return len(self._handlers)
 
     async def run(self) -> None:
-        """Handle sockets for ever. Handlers do not raise; one that does is a bug that ends the program's nursery."""
+        """Handle sockets for ever.
+
+        Handlers do not raise; one that does is a bug that ends the program's nursery.
+        """
         poll = self._readiness.poll
         handlers = self._handlers
         fd = self._readiness.fileno()

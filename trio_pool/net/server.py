@@ -1,10 +1,11 @@
 """The life of a server connection: connect, log in, serve leases, be cleaned, close.
 
-One task owns it from the first SYN to the last close. While it is logged in the data plane reads and writes for it, and the task only sleeps until there is something that must wait: a
-cancel request to send, a deadline (idle time, lifetime, clean-up), the end.
+One task owns it from the first SYN to the last close. While it is logged in the data plane reads and writes
+for it, and the task only sleeps until there is something that must wait: a cancel request to send, a deadline
+(idle time, lifetime, clean-up), the end.
 
-Whoever has the connection is in the pool's collections; `client` is the other half of that link. A server goes back only through `_recycle`, and only when its machine says that it is
-free and spotless.
+Whoever has the connection is in the pool's collections; `client` is the other half of that link. A server
+goes back only through `_recycle`, and only when its machine says that it is free and spotless.
 """
 
 from __future__ import annotations
@@ -32,11 +33,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 IDLE = Status.IDLE
 CANCEL_AGAIN = 0.1
-"""Seconds between cancel requests for what a client left running. Arbitrary: a few tries within `cancel`, a few connections to the origin."""
+"""Seconds between cancel requests for what a client left running.
+
+Arbitrary: a few tries within `cancel`, a few connections to the origin.
+"""
 
 
 class Server(Connection):
-    """One connection to an origin. Made only when it has logged in; until then `ServerSlot` holds its place in the pool."""
+    """One connection to an origin.
+
+    Made only when it has logged in; until then `ServerSlot` holds its place in the pool.
+    """
 
     __slots__ = (
         "_abandoned",
@@ -89,7 +96,10 @@ class Server(Connection):
         self._ended: ServerFault | None = None
 
     def _receive_early(self, data: bytes) -> None:
-        """What came behind the login in the same read. Raises `ServerFault` if the server has ended already, or makes no sense."""
+        """What came behind the login in the same read.
+
+        Raises `ServerFault` if the server has ended already, or makes no sense.
+        """
         self.session.receive(data)
         failure = self.session.failure
         if failure is not None:
@@ -98,7 +108,7 @@ class Server(Connection):
     def __repr__(self) -> str:
         return f"<Server {self.origin.pool.key} pid {self.dialled.login.process_id} {self.state.value}>"
 
-    # -- data plane --------------------------------------------------------------------------------------------------
+    # -- data plane ------------------------------------------------------------------------------------------
 
     def on_readable(self) -> None:
         """Replies. Hot path."""
@@ -152,7 +162,9 @@ class Server(Connection):
         )
 
     def offer(self) -> None:
-        """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of a message. Hot path."""
+        """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of
+        a message. Hot path.
+        """
         client = self.client
         assert client is not None
         if (self.session.pins or not self.origin.releases) and not client.ending:
@@ -179,7 +191,8 @@ class Server(Connection):
             )
 
     def orphaned(self, *, mid_message: bool, cancel: bool = True) -> None:
-        """The client is gone: cancel what runs, end what is open, forget what is left, then back into the pool.
+        """The client is gone: cancel what runs, end what is open, forget what is left, then back into the
+        pool.
 
         Without `cancel` (the client said Terminate) what was asked for is done, as PostgreSQL does.
         """
@@ -196,7 +209,9 @@ class Server(Connection):
         self._start_cleaning()
 
     def lose(self, fault: ServerFault, *, in_step: bool = True) -> None:
-        """The connection is over: out of the pool, and whoever leased it is told, `in_step` if it has got every reply that the machine has seen."""
+        """The connection is over: out of the pool, and whoever leased it is told, `in_step` if it has got
+        every reply that the machine has seen.
+        """
         if self._ended is not None:
             return
         self._ended = fault
@@ -245,7 +260,9 @@ class Server(Connection):
             self.write(step)
 
     def _recycle(self) -> None:
-        """Nobody has the server and its protocol is at rest: clean it, hold it, close it, or give it to the next."""
+        """Nobody has the server and its protocol is at rest: clean it, hold it, close it, or give it to the
+        next.
+        """
         if self.session.dirty:
             if self.state is not ServerState.CLEANING:
                 self.origin.pool.cleaning(self)
@@ -258,7 +275,7 @@ class Server(Connection):
             self.idle_since = self.poller.now
             self.origin.pool.release(self)
 
-    # -- cancel requests ---------------------------------------------------------------------------------------------
+    # -- cancel requests -------------------------------------------------------------------------------------
 
     @property
     def cancellable(self) -> bool:
@@ -268,7 +285,10 @@ class Server(Connection):
         return theirs or session.open_count > 0 or session.open_group is not None
 
     async def cancel_for(self, client: Leaseholder) -> None:
-        """A cancel request of the client. However many there are, one is on its way at a time; who asked meanwhile is served by the next."""
+        """A cancel request of the client.
+
+        However many there are, one is on its way at a time; who asked meanwhile is served by the next.
+        """
         if self.cancelled is not None:
             await self.cancelled.wait()
             if self.cancelled is not None:
@@ -283,9 +303,11 @@ class Server(Connection):
                 done.set()
 
     async def cancel(self) -> None:
-        """Cancel what runs, and return when the request has had its effect: the origin has closed its connection.
+        """Cancel what runs, and return when the request has had its effect: the origin has closed its
+        connection.
 
-        Until then the server is held back from other clients (hazards B1 and B3: a late cancel must not hit somebody else's query, nor ours).
+        Until then the server is held back from other clients (hazards B1 and B3: a late cancel must not hit
+        somebody else's query, nor ours).
         """
         self.cancels += 1
         try:
@@ -304,7 +326,7 @@ class Server(Connection):
             elif self.state is ServerState.CLEANING:
                 self._clean()
 
-    # -- control plane -----------------------------------------------------------------------------------------------
+    # -- control plane ---------------------------------------------------------------------------------------
 
     async def live(self) -> None:
         """Sleep through the leases; act on deadlines and notes; close at the end."""
@@ -336,11 +358,15 @@ class Server(Connection):
                 error=self._ended.message,
             )
         if self._abandoned:
-            # Only now: PostgreSQL ends when it cannot send the reply, and not with the next statement that it finds in its socket.
+            # Only now: PostgreSQL ends when it cannot send the reply, and not with the next statement that it
+            # finds in its socket.
             await self.cancel()
 
     def _deadline(self) -> float:
-        """When to look at the timestamps again. Busy connections move them without telling, so it may be too early: then nothing is due yet."""
+        """When to look at the timestamps again.
+
+        Busy connections move them without telling, so it may be too early: then nothing is due yet.
+        """
         if self.state is ServerState.CLEANING:
             return min(self.clean_by, self._cancel_again)
         timeouts = self.origin.database.timeouts
@@ -367,7 +393,9 @@ class Server(Connection):
             self._retire_if_due(now)
 
     async def _cancel_left_over(self) -> None:
-        """Cancel what a client left running; again until it has ended, because a request that arrives before the statement does has no effect, and one in a pipeline ends one of many."""
+        """Cancel what a client left running; again until it has ended, because a request that arrives before
+        the statement does has no effect, and one in a pipeline ends one of many.
+        """
         if self.cancellable:
             await self.cancel()
         self._cancel_again = trio.current_time() + CANCEL_AGAIN if self.cancellable else math.inf

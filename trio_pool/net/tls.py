@@ -1,25 +1,35 @@
 """TLS contexts: for clients who connect to us, and for origins that we connect to.
 
-Source: PostgreSQL 18, sections "Secure TCP/IP Connections with SSL" and "SSL Support" of libpq. Contexts read their files once, when they are made.
+Source: PostgreSQL 18, sections "Secure TCP/IP Connections with SSL" and "SSL Support" of libpq. Contexts read
+their files once, when they are made.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from trio_pool.config.access import ListenTLS
 from trio_pool.config.origin import Origin, SslMode
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from trio_pool.config.access import ListenTLS
+
 ALPN = "postgresql"
-"""The protocol name that makes a direct TLS connection (without SSLRequest) safe from cross-protocol attacks; required there."""
+"""The protocol name that makes a direct TLS connection (without SSLRequest) safe from cross-protocol attacks;
+required there.
+"""
 
 HANDSHAKE_RECORD = 0x16
 """First byte of a TLS handshake, which no packet without a tag begins with."""
 
 
 def listen_context(tls: ListenTLS) -> ssl.SSLContext:
-    """The context for clients. Certificates of clients are verified where `client_ca` is set, and demanded only by the method `cert`."""
+    """The context for clients.
+
+    Certificates of clients are verified where `client_ca` is set, and demanded only by the method `cert`.
+    """
     assert tls.certificate is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -32,7 +42,10 @@ def listen_context(tls: ListenTLS) -> ssl.SSLContext:
 
 
 def origin_context(origin: Origin) -> ssl.SSLContext:
-    """The context for an origin. As in libpq, `require` verifies the chain if (and only if) sslrootcert is given."""
+    """The context for an origin.
+
+    As in libpq, `require` verifies the chain if (and only if) sslrootcert is given.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])

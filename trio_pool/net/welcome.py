@@ -1,28 +1,24 @@
 """From accept to ReadyForQuery: encryption, StartupMessage, authentication, the greeting.
 
-Everything here waits, one message at a time, under one deadline (`client_login`), and nothing of it touches a server until the client has proved who it is. What a client
-does wrong raises `ClientFault`; the caller sends it and closes.
+Everything here waits, one message at a time, under one deadline (`client_login`), and nothing of it touches a
+server until the client has proved who it is. What a client does wrong raises `ClientFault`; the caller sends
+it and closes.
 """
 
 from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from trio_pool.config.access import AuthMethod, TlsMode
-from trio_pool.config.model import Config
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net import tls
 from trio_pool.net.client import Client
-from trio_pool.net.clients import Clients
-from trio_pool.net.conversation import Conversation
 from trio_pool.net.errand import SettingsTrial
-from trio_pool.net.origin import OriginPool
-from trio_pool.net.poller import Poller
 from trio_pool.net.transport import TLSTransport
 from trio_pool.protocol.auth import Authentication, Credentials
 from trio_pool.protocol.client import ClientSession
@@ -31,6 +27,15 @@ from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError
 from trio_pool.wire.startup import CancelRequest, Negotiation, StartupMessage, read_startup
 from trio_pool.wire.tags import Frontend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trio_pool.config.model import Config
+    from trio_pool.net.clients import Clients
+    from trio_pool.net.conversation import Conversation
+    from trio_pool.net.origin import OriginPool
+    from trio_pool.net.poller import Poller
 
 NEWEST_MINOR = 2
 MAX_TRIED = 1000
@@ -41,7 +46,10 @@ _FALSE = frozenset({"false", "off", "no", "0", "f", "n"})
 
 @attrs.define(eq=False)
 class Reception:
-    """What it takes to let a client in. `pool_for` gives the pool of a database and user, or None if there is no such database."""
+    """What it takes to let a client in.
+
+    `pool_for` gives the pool of a database and user, or None if there is no such database.
+    """
 
     config: Config
     poller: Poller
@@ -57,7 +65,8 @@ class Reception:
     ) -> Client | CancelRequest:
         """Everything up to ReadyForQuery. `host` is the client's numeric address, None on a Unix socket.
 
-        The client's part is bounded by `client_login`; what it then waits for the pool, by the database's `lease_wait`.
+        The client's part is bounded by `client_login`; what it then waits for the pool, by the database's
+        `lease_wait`.
         """
         try:
             with trio.fail_after(self.config.timeouts.client_login):
@@ -82,7 +91,7 @@ class Reception:
             ) from None
         return await self._greet(conversation, request, user, database, peer)
 
-    # -- encryption --------------------------------------------------------------------------------------------------
+    # -- encryption ------------------------------------------------------------------------------------------
 
     async def _negotiate(self, conversation: Conversation, *, unix: bool) -> StartupMessage | CancelRequest:
         context = None if unix else self.tls_context
@@ -118,7 +127,9 @@ class Reception:
 
     @staticmethod
     def _check_alpn(conversation: Conversation) -> None:
-        """A TLS connection without SSLRequest must name the protocol, so that no other protocol's client can be made to speak ours."""
+        """A TLS connection without SSLRequest must name the protocol, so that no other protocol's client can
+        be made to speak ours.
+        """
         assert isinstance(conversation.transport, TLSTransport)
         if conversation.transport.tls.selected_alpn_protocol() != tls.ALPN:
             raise ClientFault(
@@ -126,7 +137,7 @@ class Reception:
                 reason=Reason.CLIENT_TLS_FAILED,
             )
 
-    # -- identity ----------------------------------------------------------------------------------------------------
+    # -- identity --------------------------------------------------------------------------------------------
 
     @staticmethod
     def _who(request: StartupMessage) -> tuple[str, str]:
@@ -149,9 +160,9 @@ class Reception:
         if self.config.listen.tls.mode is TlsMode.REQUIRE and not encrypted and host is not None:
             raise _refused("this server accepts only encrypted connections")
         method = self.config.auth.method_for(database, user, host, encrypted)
-        if method is AuthMethod.PASSWORD and not encrypted and host is not None:
-            if not self.config.auth.allow_cleartext_without_tls:
-                raise _refused("password authentication needs an encrypted connection")
+        cleartext = method is AuthMethod.PASSWORD and not encrypted and host is not None
+        if cleartext and not self.config.auth.allow_cleartext_without_tls:
+            raise _refused("password authentication needs an encrypted connection")
         authentication = Authentication(
             method.value,
             user,
@@ -174,7 +185,7 @@ class Reception:
             challenge = authentication.receive(body)
         assert authentication.done
 
-    # -- the greeting ------------------------------------------------------------------------------------------------
+    # -- the greeting ----------------------------------------------------------------------------------------
 
     async def _greet(
         self, conversation: Conversation, request: StartupMessage, user: str, database: str, peer: str

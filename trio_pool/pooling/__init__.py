@@ -1,1 +1,4 @@
-"""Pools, leases, the wait queue: who gets a server connection and when one is opened. Decisions only, no I/O."""
+"""Pools, leases, the wait queue: who gets a server connection and when one is opened.
+
+Decisions only, no I/O.
+"""

@@ -1,19 +1,23 @@
 """One pool: the server connections of one database and user, who leases them, and who waits.
 
-Everything here is synchronous and decides only: it opens and closes nothing. In a Trio program that makes every operation atomic, so a server cannot be lost between
-"taken from the idle ones" and "given to a client": whoever has it is in one of the collections below, at every moment at which anybody else can look.
+Everything here is synchronous and decides only: it opens and closes nothing. In a Trio program that makes
+every operation atomic, so a server cannot be lost between "taken from the idle ones" and "given to a client":
+whoever has it is in one of the collections below, at every moment at which anybody else can look.
 
-A server's state is the collection that it is in, and `_move` is the one place where that changes. The console prints the sizes of these collections.
+A server's state is the collection that it is in, and `_move` is the one place where that changes. The console
+prints the sizes of these collections.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class ServerState(enum.Enum):
@@ -62,7 +66,9 @@ class PoolKey:
 
 @attrs.frozen
 class PoolStatistics:
-    """A snapshot. The collections are counts of servers (or clients, for `waiting`); `leases` and `waits` count since the start."""
+    """A snapshot. The collections are counts of servers (or clients, for `waiting`); `leases` and `waits`
+    count since the start.
+    """
 
     connecting: int
     idle: int
@@ -82,8 +88,9 @@ W = TypeVar("W", bound=Waiter)
 class Pool(Generic[S, W]):
     """Servers in named collections, clients in a queue.
 
-    `size` is the most servers there may be, opening ones included; `min_size` how many are kept. `max_waiting` bounds the queue (0: no bound). `grow` is called when one
-    more server would help; whoever opens it calls `connecting` first and `joined` or `left` afterwards.
+    `size` is the most servers there may be, opening ones included; `min_size` how many are kept.
+    `max_waiting` bounds the queue (0: no bound). `grow` is called when one more server would help; whoever
+    opens it calls `connecting` first and `joined` or `left` afterwards.
     """
 
     key: PoolKey
@@ -102,12 +109,13 @@ class Pool(Generic[S, W]):
     leases: int = 0
     waits: int = 0
 
-    # -- clients -----------------------------------------------------------------------------------------------------
+    # -- clients ---------------------------------------------------------------------------------------------
 
     def acquire(self, client: W) -> S | None:
         """A server for the client, which leases it from now on; or None, and the client is in the queue.
 
-        Raises `PoolFull`. The most recently used server is taken, so that those in excess grow old and are closed. Hot path.
+        Raises `PoolFull`. The most recently used server is taken, so that those in excess grow old and are
+        closed. Hot path.
         """
         if self.idle:
             server = self.idle.popitem()[0]
@@ -143,7 +151,7 @@ class Pool(Generic[S, W]):
         """The client waits no more; it may have stopped already."""
         self.waiting.pop(client, None)
 
-    # -- servers -----------------------------------------------------------------------------------------------------
+    # -- servers ---------------------------------------------------------------------------------------------
 
     @property
     def servers(self) -> int:
@@ -152,7 +160,10 @@ class Pool(Generic[S, W]):
 
     @property
     def wants_server(self) -> bool:
-        """Whether one more should be opened now. One at a time: a burst of clients must not become a burst of logins."""
+        """Whether one more should be opened now.
+
+        One at a time: a burst of clients must not become a burst of logins.
+        """
         if self.others[ServerState.CONNECTING] or self.servers >= self.size:
             return False
         return bool(self.waiting) or self.servers < self.min_size
@@ -190,7 +201,9 @@ class Pool(Generic[S, W]):
                 self.grow()
 
     def _move(self, server: S | PooledServer, state: ServerState) -> None:
-        """The one place where a server changes its collection (`acquire` and `release` write its common cases out)."""
+        """The one place where a server changes its collection (`acquire` and `release` write its common cases
+        out).
+        """
         if server.state is ServerState.IDLE:
             del self.idle[server]  # type: ignore[arg-type]
         elif server.state is ServerState.LEASED:
@@ -203,7 +216,7 @@ class Pool(Generic[S, W]):
             self.others[state][server] = None
         server.state = state  # LEASED: the caller adds the client
 
-    # -- what can be seen --------------------------------------------------------------------------------------------
+    # -- what can be seen ------------------------------------------------------------------------------------
 
     def statistics(self) -> PoolStatistics:
         """A snapshot for the console, the logs and the tests."""
@@ -219,7 +232,9 @@ class Pool(Generic[S, W]):
         )
 
     def check(self) -> None:
-        """Assert that the collections are consistent: every server in exactly the one that its state names, none idle while somebody waits."""
+        """Assert that the collections are consistent: every server in exactly the one that its state names,
+        none idle while somebody waits.
+        """
         members: list[tuple[ServerState, PooledServer]] = [(ServerState.IDLE, s) for s in self.idle]
         members += [(ServerState.LEASED, s) for s in self.leased]
         members += [(state, s) for state, servers in self.others.items() for s in servers]

@@ -1,1 +1,4 @@
-"""Pure machines: sessions, reply queue, statements, settings, authentication. No sockets, no Trio, no clock."""
+"""Pure machines: sessions, reply queue, statements, settings, authentication.
+
+No sockets, no Trio, no clock.
+"""

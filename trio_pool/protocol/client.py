@@ -1,12 +1,15 @@
 """The client machine: one authenticated client, as a pure function of bytes.
 
-It walks the client's messages and does one of three things with them: answers them itself (what needs no server), says that it wants a server
-(`ClientState.WAITING`), or translates them for the server it is linked to. Translation is nearly always "as they came": what is rewritten are the names of prepared
-statements, and what is added are the statements and settings that the leased server lacks.
+It walks the client's messages and does one of three things with them: answers them itself (what needs no
+server), says that it wants a server (`ClientState.WAITING`), or translates them for the server it is linked
+to. Translation is nearly always "as they came": what is rewritten are the names of prepared statements, and
+what is added are the statements and settings that the leased server lacks.
 
-Theory of operation. Without a server, input is kept in `input` and `_alone` eats from its front. With a server, `_translate` walks whole messages and registers with
-the server machine what each of them will be answered with. A message is forwarded when it is whole or when it is longer than `STREAMED`, so that a client which stops in
-the middle of a small one holds nothing; a long one passes in pieces (`body_left`) and is never accumulated, but for named statements, whose text has to be known.
+Theory of operation. Without a server, input is kept in `input` and `_alone` eats from its front. With a
+server, `_translate` walks whole messages and registers with the server machine what each of them will be
+answered with. A message is forwarded when it is whole or when it is longer than `STREAMED`, so that a client
+which stops in the middle of a small one holds nothing; a long one passes in pieces (`body_left`) and is never
+accumulated, but for named statements, whose text has to be known.
 
 The machine never raises for what a client does: `fault` is set, and what was translated before it stands.
 """
@@ -14,20 +17,26 @@ The machine never raises for what a client does: `fault` is set, and what was tr
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from trio_pool.errors import ClientFault, SqlState
 from trio_pool.protocol.failed import FailedTransaction
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit
-from trio_pool.protocol.server import ServerSession
 from trio_pool.protocol.settings import READ_ONLY, Settings
-from trio_pool.protocol.statements import Statement, StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, header
 from trio_pool.wire.tags import Frontend, Status, Target
 
+if TYPE_CHECKING:
+    from trio_pool.protocol.server import ServerSession
+    from trio_pool.protocol.statements import Statement, StatementRegistry
+
 STREAMED = 1 << 16
-"""Messages longer than this are forwarded in pieces. The size of one read from a socket, so that what fits a read is never split."""
+"""Messages longer than this are forwarded in pieces.
+
+The size of one read from a socket, so that what fits a read is never split.
+"""
 MAX_STATEMENT = 1 << 24
 """The longest named statement: its text is kept for as long as the client lives."""
 MAX_WAITING_INPUT = 1 << 18
@@ -124,18 +133,26 @@ class ClientSession:
         self._dropping = False
         """Whether the body that is passing belongs to a message that is refused or ignored."""
         self._skipping = False
-        """Whether a group was refused without a server, so that everything up to Sync is ignored. Not a state: the transaction may be idle or failed."""
+        """Whether a group was refused without a server, so that everything up to Sync is ignored.
+
+        Not a state: the transaction may be idle or failed.
+        """
         self._failed: FailedTransaction | None = None
         self._quiet = False
-        """Whether a Sync of ours is to be answered before anything else is sent (see `_end_quietly`), or nothing is to be sent any more."""
+        """Whether a Sync of ours is to be answered before anything else is sent (see `_end_quietly`), or
+        nothing is to be sent any more.
+        """
         self._parts: list[bytes] = []
         """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
         self._need = 0
 
-    # -- the four things that happen to a client ---------------------------------------------------------------------
+    # -- the four things that happen to a client -------------------------------------------------------------
 
     def receive(self, data: bytes) -> bytes:
-        """Bytes from the client; returns those for the linked server. Look at `state`, `replies` and `fault` afterwards."""
+        """Bytes from the client; returns those for the linked server.
+
+        Look at `state`, `replies` and `fault` afterwards.
+        """
         if self._need:
             self._parts.append(data)
             self._need -= len(data)
@@ -169,7 +186,10 @@ class ClientSession:
         return ahead + self._translate(data, server)
 
     def unlink(self) -> None:
-        """The server is given back: it was free, so no transaction and no request is open. Input may be left that wants a server again."""
+        """The server is given back: it was free, so no transaction and no request is open.
+
+        Input may be left that wants a server again.
+        """
         server = self.server
         assert server is not None
         if server.reported is not self.reported:
@@ -191,7 +211,10 @@ class ClientSession:
         self._alone()
 
     def lose(self, error: bytes) -> None:
-        """The linked server is lost: every outstanding request gets this ErrorResponse. Not to be called when a message was cut."""
+        """The linked server is lost: every outstanding request gets this ErrorResponse.
+
+        Not to be called when a message was cut.
+        """
         server = self.server
         assert server is not None
         self.server = None
@@ -221,11 +244,11 @@ class ClientSession:
         if self.input:
             self._alone()
 
-    # -- without a server --------------------------------------------------------------------------------------------
+    # -- without a server ------------------------------------------------------------------------------------
 
     def _plainly_wants_server(self, data: bytes) -> bool:
         """Whether a chunk begins with a whole Query or Bind, so that `_alone` need not look. Hot path."""
-        if len(data) <= 5 or data[0] != QUERY and data[0] != BIND or self._skipping or self.body_left:
+        if len(data) <= 5 or (data[0] != QUERY and data[0] != BIND) or self._skipping or self.body_left:
             return False
         return 4 <= header(data, 0)[1] < len(data)
 
@@ -242,7 +265,7 @@ class ClientSession:
                 return
             end = length + 1
             whole = len(self.input) >= end
-            if self._skipping and tag not in (SYNC, TERMINATE) or tag in _COPY or tag == FLUSH:
+            if (self._skipping and tag not in (SYNC, TERMINATE)) or tag in _COPY or tag == FLUSH:
                 self._drop(end)
             elif tag in (SYNC, CLOSE, TERMINATE):
                 if not whole:
@@ -253,9 +276,7 @@ class ClientSession:
                 return
             elif tag == PARSE and whole and self._prepare_alone(self.input[5:end]):
                 self._drop(end)
-            elif self.state is ClientState.IDLE:
-                self.state = ClientState.WAITING
-            elif not self._answer_failed(tag, end, whole):
+            elif self.state is ClientState.IDLE or not self._answer_failed(tag, end, whole):
                 self.state = ClientState.WAITING
 
     def _answer(self, tag: int, body: bytes) -> None:
@@ -271,9 +292,11 @@ class ClientSession:
             self.replies += messages.CLOSE_COMPLETE
 
     def _prepare_alone(self, body: bytes) -> bool:
-        """Parse of a named statement that some server has accepted before needs none now; it gets there with its first Bind.
+        """Parse of a named statement that some server has accepted before needs none now; it gets there with
+        its first Bind.
 
-        That is more than thrift: a program that prepares in one connection and waits, while it holds a transaction open in another, would wait for itself.
+        That is more than thrift: a program that prepares in one connection and waits, while it holds a
+        transaction open in another, would wait for itself.
         """
         name, _, rest = body.partition(b"\0")
         names = self.statements if self.statements is not None else {}
@@ -292,7 +315,10 @@ class ClientSession:
         return True
 
     def _answer_failed(self, tag: int, end: int, whole: bool) -> bool:
-        """A message in a failed transaction. False if it ends the transaction and needs a server for what follows."""
+        """A message in a failed transaction.
+
+        False if it ends the transaction and needs a server for what follows.
+        """
         failed = self._failed
         assert failed is not None
         body = self.input[5:end]
@@ -350,10 +376,13 @@ class ClientSession:
     def _ready(self) -> bytes:
         return messages.READY[Status.FAILED if self.state is ClientState.FAILED else Status.IDLE]
 
-    # -- with a server -----------------------------------------------------------------------------------------------
+    # -- with a server ---------------------------------------------------------------------------------------
 
     def _translate(self, data: bytes, server: ServerSession) -> bytes:
-        """What to send to the server for `data`. Hot path: a chunk without prepared statements comes out as it went in."""
+        """What to send to the server for `data`.
+
+        Hot path: a chunk without prepared statements comes out as it went in.
+        """
         size = len(data)
         at = self.body_left
         if at:
@@ -377,7 +406,7 @@ class ClientSession:
                 break
             end = at + 1 + length
             if end > size:
-                if length < STREAMED or tag in _SMALL or tag == BIND and not _shows_names(data, at):
+                if length < STREAMED or tag in _SMALL or (tag == BIND and not _shows_names(data, at)):
                     break
                 if tag == PARSE:
                     if not self._collect(data, at, end):
@@ -446,10 +475,12 @@ class ClientSession:
         )
 
     def _end_quietly(self, rest: bytes, server: ServerSession) -> bytes:
-        """Flush behind nothing but Parse, Describe and Close of statements: send Sync in its place, so that the lease can end.
+        """Flush behind nothing but Parse, Describe and Close of statements: send Sync in its place, so that
+        the lease can end.
 
-        A driver that prepares like this (asyncpg) may do nothing else for a long time, and nothing is open on the server but an empty implicit
-        transaction. What follows is held back until the Sync is answered: if the group has failed, the client still has to be brought to its own Sync.
+        A driver that prepares like this (asyncpg) may do nothing else for a long time, and nothing is open on
+        the server but an empty implicit transaction. What follows is held back until the Sync is answered: if
+        the group has failed, the client still has to be brought to its own Sync.
         """
         server.quiet_sync()
         self._quiet = True
@@ -457,7 +488,9 @@ class ClientSession:
         return messages.SYNC
 
     def _finish(self, data: bytes, start: int, at: int, size: int, out: list[bytes] | None) -> bytes:
-        """The walk stopped at `at`: keep the start of an incomplete message, remember how much of a long one is to come."""
+        """The walk stopped at `at`: keep the start of an incomplete message, remember how much of a long one
+        is to come.
+        """
         if at > size:
             self.body_left = at - size
         elif at < size and self.fault is None and not self._need:
@@ -468,7 +501,10 @@ class ClientSession:
         return b"".join(out)
 
     def _bind(self, data: bytes, at: int, end: int, server: ServerSession) -> bytes | None:
-        """A Bind with its statement renamed, behind the statement itself if the server lacks it. The message may be incomplete."""
+        """A Bind with its statement renamed, behind the statement itself if the server lacks it.
+
+        The message may be incomplete.
+        """
         portal_end = data.find(b"\0", at + 5, end)
         name_end = data.find(b"\0", portal_end + 1, end)
         if portal_end < 0 or name_end < 0:
@@ -515,7 +551,9 @@ class ClientSession:
         return requests
 
     def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
-        """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it lacks them."""
+        """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it
+        lacks them.
+        """
         name, separator, rest = message[5:].partition(b"\0")
         if not name or not separator:
             self.unnamed = rest
@@ -542,7 +580,9 @@ class ClientSession:
 
     @staticmethod
     def _parse_again(name: bytes, rest: bytes, server: ServerSession) -> bytes:
-        """The name is taken: make the server say so itself, in its own words, by taking the name there as well."""
+        """The name is taken: make the server say so itself, in its own words, by taking the name there as
+        well.
+        """
         server.swallow()
         server.request()
         server.stale.append(name)
@@ -574,7 +614,10 @@ class ClientSession:
         self.replies += server.fakes_now()
 
     def _collect(self, data: bytes, at: int, end: int) -> bool:
-        """A long Parse of a named statement is collected until it is whole. False for an unnamed one, which passes in pieces."""
+        """A long Parse of a named statement is collected until it is whole.
+
+        False for an unnamed one, which passes in pieces.
+        """
         if at + 5 == len(data):
             return True  # its name is still to come
         if data[at + 5] == 0:
@@ -591,7 +634,7 @@ class ClientSession:
         server.parse_unnamed(_UNKNOWN_TEXT)
         server.request()
 
-    # -- helpers -----------------------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------------
 
     def _acceptable(self, tag: int, length: int) -> bool:
         """Whether PostgreSQL would read on after this header; otherwise `fault` is set."""
@@ -621,7 +664,9 @@ class ClientSession:
             self.statements[name] = statement
 
     def _tell_new_defaults(self, defaults: Settings) -> None:
-        """The origin's defaults have changed since the client was greeted (fail-over, ALTER ROLE): say so, as PostgreSQL does."""
+        """The origin's defaults have changed since the client was greeted (fail-over, ALTER ROLE): say so, as
+        PostgreSQL does.
+        """
         reported = (
             defaults.but({n: v for n, v in self.settings.items() if n in defaults})
             if self.settings
@@ -648,6 +693,8 @@ class ClientSession:
 
 
 def _shows_names(data: bytes, at: int) -> bool:
-    """Whether an incomplete Bind can be passed on: the names of its portal and statement are there, or too long to be waited for."""
+    """Whether an incomplete Bind can be passed on: the names of its portal and statement are there, or too
+    long to be waited for.
+    """
     portal_end = data.find(b"\0", at + 5)
-    return portal_end >= 0 and data.find(b"\0", portal_end + 1) >= 0 or len(data) - at > STREAMED
+    return (portal_end >= 0 and data.find(b"\0", portal_end + 1) >= 0) or len(data) - at > STREAMED

@@ -1,12 +1,14 @@
-"""The failed transaction without a server: what a client gets whose transaction was lost together with its server connection.
+"""The failed transaction without a server: what a client gets whose transaction was lost together with its
+server connection.
 
-PostgreSQL's own behaviour in an aborted transaction block (`exec_simple_query`, `exec_parse_message` and their kin in postgres.c): every statement is refused
-with 25P02 until one ends the transaction, which is answered with the command tag ROLLBACK. The first refusal says why the transaction is lost.
+PostgreSQL's own behaviour in an aborted transaction block (`exec_simple_query`, `exec_parse_message` and
+their kin in postgres.c): every statement is refused with 25P02 until one ends the transaction, which is
+answered with the command tag ROLLBACK. The first refusal says why the transaction is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -14,6 +16,9 @@ from trio_pool.errors import SqlState
 from trio_pool.protocol.sql import Ending, ending
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ABORTED = messages.error(
     SqlState.FAILED_TRANSACTION,
@@ -26,7 +31,8 @@ _NO_PARAMETERS = messages.message(ord("t"), b"\0\0")
 class FailedTransaction:
     """Answers in place of a server until the client ends its transaction.
 
-    `cause` is the ErrorResponse of the first refusal, empty once it was given. `over` tells that the transaction has ended.
+    `cause` is the ErrorResponse of the first refusal, empty once it was given. `over` tells that the
+    transaction has ended.
     """
 
     cause: bytes = b""
@@ -34,7 +40,9 @@ class FailedTransaction:
     _portals: dict[bytes, bytes] = attrs.field(factory=dict)
 
     def query(self, text: bytes) -> bytes | None:
-        """Everything before ReadyForQuery for a simple Query, or None when a server has to run it (`ROLLBACK; SELECT 1`)."""
+        """Everything before ReadyForQuery for a simple Query, or None when a server has to run it (`ROLLBACK;
+        SELECT 1`).
+        """
         match ending(text):
             case Ending.ALONE:
                 self.over = True
@@ -48,9 +56,11 @@ class FailedTransaction:
                 return self.refuse()
 
     def request(self, tag: int, body: bytes, text_of: Callable[[bytes], bytes | None]) -> bytes | None:
-        """The reply to an extended-protocol message, or None if it fails the group: then `refuse` is the ErrorResponse.
+        """The reply to an extended-protocol message, or None if it fails the group: then `refuse` is the
+        ErrorResponse.
 
-        `text_of` gives the text of the client's statement of a name, if there is one. A Parse that is accepted makes another.
+        `text_of` gives the text of the client's statement of a name, if there is one. A Parse that is
+        accepted makes another.
         """
         match tag:
             case Frontend.PARSE:
@@ -91,5 +101,7 @@ class FailedTransaction:
 
 
 def _is_exit(text: bytes) -> bool:
-    """Whether PostgreSQL prepares and executes a text in an aborted transaction: one statement that ends it, or none."""
+    """Whether PostgreSQL prepares and executes a text in an aborted transaction: one statement that ends it,
+    or none.
+    """
     return ending(text) in (Ending.ALONE, Ending.EMPTY)

@@ -1,28 +1,34 @@
 """What a server still owes, and what becomes of each reply: forwarded, swallowed, or faked.
 
-PostgreSQL answers requests strictly in order, and every Query, FunctionCall and Sync is answered, at its end, by one ReadyForQuery.
-So the queue of a server is a queue of `Group`s, one per ReadyForQuery to come. Nearly all groups are `QUERY` or `SYNCED`: shared constants
-that say "forward everything up to ReadyForQuery", which is what keeps the common case free of per-message work.
+PostgreSQL answers requests strictly in order, and every Query, FunctionCall and Sync is answered, at its end,
+by one ReadyForQuery. So the queue of a server is a queue of `Group`s, one per ReadyForQuery to come. Nearly
+all groups are `QUERY` or `SYNCED`: shared constants that say "forward everything up to ReadyForQuery", which
+is what keeps the common case free of per-message work.
 
-A group of its own is made only when some reply of it needs an `Edit`. Within an extended-protocol group each of Parse, Bind, Describe, Execute
-and Close is answered by exactly one completion (`COMPLETIONS`) or by the group's one ErrorResponse, after which the server skips to the Sync.
-An edit therefore is an ordinal, "after so many completions", and an action:
+A group of its own is made only when some reply of it needs an `Edit`. Within an extended-protocol group each
+of Parse, Bind, Describe, Execute and Close is answered by exactly one completion (`COMPLETIONS`) or by the
+group's one ErrorResponse, after which the server skips to the Sync. An edit therefore is an ordinal, "after
+so many completions", and an action:
 
 - FORWARD: the reply is the client's; the edit only remembers what to undo if the server never gets to it.
 - SWALLOW: the request was ours (a Parse that the leased server lacked); its reply goes nowhere.
 - FAKE: the request never went to the server; the payload takes the place of the reply, exactly there.
 
-An edit that the server skipped (it stood behind an error) is undone and emits nothing, as on a direct connection.
+An edit that the server skipped (it stood behind an error) is undone and emits nothing, as on a direct
+connection.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from trio_pool.wire.tags import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COMPLETIONS = frozenset(
     {
@@ -36,7 +42,9 @@ COMPLETIONS = frozenset(
         Backend.EMPTY_QUERY_RESPONSE,
     }
 )
-"""Tags that complete one request of an extended-protocol group (a statement's Describe: ParameterDescription is only its first half)."""
+"""Tags that complete one request of an extended-protocol group (a statement's Describe: ParameterDescription
+is only its first half).
+"""
 
 
 class Action(enum.Enum):
@@ -51,8 +59,9 @@ class Action(enum.Enum):
 class Edit:
     """One reply of a group that is not simply forwarded.
 
-    `position` is the number of the group's completions that come before it. Of the two callbacks exactly one is called: `done` when the server
-    has answered the request, `undo` when it skipped it, to take back what was assumed when the request was sent (a name in a statement map).
+    `position` is the number of the group's completions that come before it. Of the two callbacks exactly one
+    is called: `done` when the server has answered the request, `undo` when it skipped it, to take back what
+    was assumed when the request was sent (a name in a statement map).
     """
 
     position: int
@@ -66,9 +75,10 @@ class Edit:
 class Group:
     """The requests up to one ReadyForQuery.
 
-    `by_query` tells that a Query or FunctionCall ends it rather than a Sync. `prefix` is the number of extended-protocol requests sent in
-    front of that Query without a Sync: an error in them makes the server skip the Query too. `swallowed` groups are ours from end to end; of `quiet`
-    ones only the end is: the client sent Flush where we sent Sync.
+    `by_query` tells that a Query or FunctionCall ends it rather than a Sync. `prefix` is the number of
+    extended-protocol requests sent in front of that Query without a Sync: an error in them makes the server
+    skip the Query too. `swallowed` groups are ours from end to end; of `quiet` ones only the end is: the
+    client sent Flush where we sent Sync.
     """
 
     by_query: bool = False

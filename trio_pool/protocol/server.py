@@ -1,38 +1,46 @@
 """The server machine: one logged-in connection to an origin, as a pure function of bytes.
 
-It is told what is sent (`query`, `sync`, `request`, ...) and fed what arrives (`receive`), and knows from these alone whether the connection is free:
-all expected ReadyForQuery have come, the last says idle, no extended-protocol group is open, no message is half-read. That is the property
-`free`, stated once; nothing else in the program decides it.
+It is told what is sent (`query`, `sync`, `request`, ...) and fed what arrives (`receive`), and knows from
+these alone whether the connection is free: all expected ReadyForQuery have come, the last says idle, no
+extended-protocol group is open, no message is half-read. That is the property `free`, stated once; nothing
+else in the program decides it.
 
-Theory of operation. `receive` walks the headers of a chunk and looks into a body only where its tag asks for it. While the group at the head of the queue is a
-plain one the walk counts ReadyForQuery and nothing else, and gives the chunk back as it came. Two things slow it down, both rare: a group with edits (see
-`replies`), and a chunk that arrives when nothing is expected, which may only hold asynchronous messages.
+Theory of operation. `receive` walks the headers of a chunk and looks into a body only where its tag asks for
+it. While the group at the head of the queue is a plain one the walk counts ReadyForQuery and nothing else,
+and gives the chunk back as it came. Two things slow it down, both rare: a group with edits (see `replies`),
+and a chunk that arrives when nothing is expected, which may only hold asynchronous messages.
 
-Bodies that nobody needs are never held: a DataRow of a gigabyte passes in pieces (`body_left`). Messages that are looked into are held
-until whole (`rest`), up to `MAX_HELD`.
+Bodies that nobody needs are never held: a DataRow of a gigabyte passes in pieces (`body_left`). Messages that
+are looked into are held until whole (`rest`), up to `MAX_HELD`.
 
-COPY FROM STDIN has a trap: the server ignores a Sync that arrives while it copies, so a Sync sent right behind Execute (libpq does that) will
-not be answered. `_copy_in` merges its group into the next then. The same goes for a Query sent in a group that is still open: if something in front of it failed, the Query is
+COPY FROM STDIN has a trap: the server ignores a Sync that arrives while it copies, so a Sync sent right
+behind Execute (libpq does that) will not be answered. `_copy_in` merges its group into the next then. The
+same goes for a Query sent in a group that is still open: if something in front of it failed, the Query is
 skipped and answered by nothing.
 
-Groups are numbered: `answered` is the number of the one at the head of the queue, `sending` of the one that is being sent. The numbers tell whether
-a CopyDone was sent before or behind a Sync, and whether the Parse of the unnamed statement is known to have succeeded.
+Groups are numbered: `answered` is the number of the one at the head of the queue, `sending` of the one that
+is being sent. The numbers tell whether a CopyDone was sent before or behind a Sync, and whether the Parse of
+the unnamed statement is known to have succeeded.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.protocol import settings as session_settings
 from trio_pool.protocol.replies import COMPLETIONS, PLAIN, QUERY, SYNCED, Action, Edit, Group
-from trio_pool.protocol.settings import Settings
 from trio_pool.protocol.statements import ServerStatements, Statement
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError, header
-from trio_pool.wire.messages import ErrorFields
 from trio_pool.wire.tags import Backend, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_pool.protocol.settings import Settings
+    from trio_pool.wire.messages import ErrorFields
 
 MAX_HELD = 1 << 20
 """The longest message that is looked into; ErrorResponses beyond it pass unread."""
@@ -42,15 +50,18 @@ READY_FOR_QUERY = Backend.READY_FOR_QUERY
 COMMAND_COMPLETE = Backend.COMMAND_COMPLETE
 IDLE = Status.IDLE
 
-# Commands that change nothing which outlives their transaction, by the first three letters of their command tag. Whatever is not here (SET, RESET,
-# LISTEN, PREPARE, DECLARE, CREATE, LOAD, DO, CALL ...) may leave something in the session, so the server is reset before its next client.
+# Commands that change nothing which outlives their transaction, by the first three letters of their command
+# tag. Whatever is not here (SET, RESET, LISTEN, PREPARE, DECLARE, CREATE, LOAD, DO, CALL ...) may leave
+# something in the session, so the server is reset before its next client.
 CLEAN = frozenset(
-    b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT TRU ANA VAC GRA REV CLU LOC REF CHE".split()
+    b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT".split()
+    + b"TRU ANA VAC GRA REV CLU LOC REF CHE".split()
 )
 # Commands after which a text prepared before may mean something else.
 _DDL = frozenset(b"CRE ALT DRO".split())
 
-# Of those that are not clean, the ones whose tag says that they leave something which only this server has, and why their client keeps it.
+# Of those that are not clean, the ones whose tag says that they leave something which only this server has,
+# and why their client keeps it.
 _PINNING = {b"PREPARE\0": "SQL PREPARE", b"LISTEN\0": "LISTEN", b"LOAD\0": "LOAD"}
 
 _UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
@@ -93,14 +104,14 @@ class ServerSession:
         "failure",
         "groups",
         "on_plans_changed",
-        "pins",
         "open_count",
         "open_group",
+        "pins",
         "quiet_failed",
         "reported",
         "rest",
-        "sending",
         "schema_changed",
+        "sending",
         "settings",
         "stale",
         "statements",
@@ -121,7 +132,9 @@ class ServerSession:
         self.open_count = 0
         """Requests sent since the last Sync or Query: the size of the group that is being sent."""
         self.open_group: Group | None = None
-        """The group that is being sent, once it has an edit or a reply; until then `open_count` is all there is."""
+        """The group that is being sent, once it has an edit or a reply; until then `open_count` is all there
+        is.
+        """
         self.answered = 0
         self.sending = 0
         self.rest = b""
@@ -131,7 +144,10 @@ class ServerSession:
         self.copy_in = False
         """Whether the server is copying from us, i.e. would ignore a Sync."""
         self.copy_dones: list[tuple[int, int]] = []
-        """Where CopyDone or CopyFail were sent: number of the group, and of its requests in front. A late one belongs to no COPY any more."""
+        """Where CopyDone or CopyFail were sent: number of the group, and of its requests in front.
+
+        A late one belongs to no COPY any more.
+        """
         self.schema_changed = False
         """Whether the transaction has changed the schema, which others will see only when it ends."""
         self.dirty = False
@@ -140,13 +156,17 @@ class ServerSession:
         """Why the client must keep this server beyond its transaction; empty if it need not."""
         self.statements = ServerStatements(max_statements)
         self.unnamed: bytes | None = None
-        """Content of the unnamed statement, None if there is none, `_UNKNOWN` behind an error: whatever was to replace it may have been skipped."""
+        """Content of the unnamed statement, None if there is none, `_UNKNOWN` behind an error: whatever was
+        to replace it may have been skipped.
+        """
         self.unnamed_in = -1
         """The group in which it was parsed."""
         self.quiet_failed = False
         """Whether the last quiet group failed, so that its client has to skip to its own Sync."""
         self.on_plans_changed = on_plans_changed
-        """Called when a statement fails because its result type has changed: what is prepared from now on must be prepared anew."""
+        """Called when a statement fails because its result type has changed: what is prepared from now on
+        must be prepared anew.
+        """
         self.stale: list[bytes] = []
         """Names that an attempt to reuse a name left behind; closed at the next lease."""
         self.defaults = reported
@@ -155,7 +175,7 @@ class ServerSession:
         self.failure: ErrorFields | None = None
         """The FATAL error with which the server announced its end."""
 
-    # -- state -------------------------------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> bool:
@@ -168,21 +188,25 @@ class ServerSession:
 
     @property
     def free(self) -> bool:
-        """Whether another client may have this server, as far as the protocol can tell. Written out in the hot path as well."""
+        """Whether another client may have this server, as far as the protocol can tell.
+
+        Written out in the hot path as well.
+        """
         return not self.waiting and self.status == IDLE and self.between_messages and self.failure is None
 
     @property
     def skipping(self) -> bool:
-        """Whether the group being sent has failed already, so that the server ignores everything up to Sync."""
+        """Whether the group being sent has failed already: the server ignores everything up to Sync."""
         return self.open_group is not None and self.open_group.failed
 
-    # -- what is sent ------------------------------------------------------------------------------------------------
+    # -- what is sent ----------------------------------------------------------------------------------------
 
     def query(self) -> None:
         """A Query or FunctionCall is sent."""
         if self.open_count or self.open_group is not None:
             self.unnamed = _UNKNOWN  # the Query may be skipped
-            self.dirty = True  # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED"
+            # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
+            self.dirty = True
             group = self._opened()
             if group.failed:
                 return  # it will be
@@ -254,7 +278,9 @@ class ServerSession:
         return self.statements.has(statement, self.open_group)
 
     def prepare(self, statement: Statement) -> tuple[bytes, Edit]:
-        """What to send so that the statement is there, and the edit of its Parse, which the caller may extend and registers with `edited`."""
+        """What to send so that the statement is there, and the edit of its Parse, which the caller may extend
+        and registers with `edited`.
+        """
         requests = b""
         if statement in self.statements.unconfirmed or statement in self.statements.present:
             self.swallow(self.statements.close(statement, self._opened()))
@@ -280,7 +306,9 @@ class ServerSession:
             self.unnamed_in = self.sending
 
     def has_unnamed(self, rest: bytes | None) -> bool:
-        """Whether a Bind or Describe of the unnamed statement can be sent as it is: it is parsed ahead in the same group, or was in one that is answered. Hot path."""
+        """Whether a Bind or Describe of the unnamed statement can be sent as it is: it is parsed ahead in the
+        same group, or was in one that is answered. Hot path.
+        """
         return self.unnamed is rest and (self.unnamed_in < self.answered or self.unnamed_in == self.sending)
 
     @property
@@ -289,7 +317,7 @@ class ServerSession:
         return self.status == Status.FAILED or any(not group.swallowed for group in self.groups)
 
     def adopt(self, wanted: Settings) -> bytes:
-        """What to send ahead of a client's first statement so that the session is as the client left its own."""
+        """What to send ahead of a client's first statement: the session as the client left its own."""
         requests = b""
         if self.stale:
             requests = b"".join(map(messages.close_statement, self.stale)) + messages.SYNC
@@ -307,9 +335,11 @@ class ServerSession:
         return requests
 
     def clean(self) -> bytes | None:
-        """The next thing to send so that the connection becomes free and spotless; b"" to wait for replies, None when it is.
+        """The next thing to send so that the connection becomes free and spotless; b"" to wait for replies,
+        None when it is.
 
-        One step at a time: end a COPY, close the open group, wait, roll back, discard what the session may hold. Used when the client is gone.
+        One step at a time: end a COPY, close the open group, wait, roll back, discard what the session may
+        hold. Used when the client is gone.
         """
         if self.copy_in:
             self.copy_ended()
@@ -337,10 +367,13 @@ class ServerSession:
             return messages.query("DISCARD ALL")
         return None
 
-    # -- what arrives ------------------------------------------------------------------------------------------------
+    # -- what arrives ----------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> bytes:
-        """Bytes from the server; returns those that are the client's. Raises `ServerFault` when they cannot be what a server sends."""
+        """Bytes from the server; returns those that are the client's.
+
+        Raises `ServerFault` when they cannot be what a server sends.
+        """
         if self.rest:
             data = self.rest + data
             self.rest = b""
@@ -391,7 +424,8 @@ class ServerSession:
         return self._keep(data, at)
 
     def _receive_slowly(self, data: bytes) -> bytes:
-        """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in the same chunk.
+        """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in
+        the same chunk.
 
         What comes unasked is held until it is whole: a lease may begin in the middle of it.
         """
@@ -461,7 +495,9 @@ class ServerSession:
         raise self._violation(f"unexpected message {chr(tag)!r} of length {length}")
 
     def _error(self, body: bytes, group: Group | None) -> bool:
-        """An ErrorResponse ends a request; a FATAL one, or one that nobody asked for, announces the end of the connection."""
+        """An ErrorResponse ends a request; a FATAL one, or one that nobody asked for, announces the end of
+        the connection.
+        """
         if group is None or group.swallowed or b"\0VFATAL\0" in body[:64] or b"\0VPANIC\0" in body[:64]:
             self.failure = messages.read_error(body)
             return False
@@ -494,7 +530,9 @@ class ServerSession:
             raise self._violation("ReadyForQuery before the replies that it follows")
 
     def _copy_in(self, group: Group) -> None:
-        """COPY FROM STDIN begins: the server ignores every Sync between the COPY and its CopyDone, those that were sent already included."""
+        """COPY FROM STDIN begins: the server ignores every Sync between the COPY and its CopyDone, those that
+        were sent already included.
+        """
         begun = (self.answered + 1, -1) if group.by_query else (self.answered, group.seen)
         done = next((place for place in self.copy_dones if place > begun), None)
         self.copy_in = done is None
@@ -508,7 +546,9 @@ class ServerSession:
         self.answered += ignored
 
     def _merge(self, count: int) -> None:
-        """What was to end the first `count` groups has been ignored by the server: whatever ends the next one, sent or to be sent, ends them all."""
+        """What was to end the first `count` groups has been ignored by the server: whatever ends the next
+        one, sent or to be sent, ends them all.
+        """
         if not count:
             return
         head = self.groups[0]
@@ -554,7 +594,7 @@ class ServerSession:
             self.statements.clear()
             self.pins.pop(_PINNING[b"PREPARE\0"], None)
 
-    # -- helpers -----------------------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------------
 
     def _opened(self) -> Group:
         if self.open_group is None:
@@ -568,7 +608,9 @@ class ServerSession:
         self.open_count = 0
 
     def _keep(self, data: bytes, at: int) -> bytes:
-        """The walk stopped at `at`, inside or behind the chunk: hold the start of a message that is looked into, pass the rest."""
+        """The walk stopped at `at`, inside or behind the chunk: hold the start of a message that is looked
+        into, pass the rest.
+        """
         size = len(data)
         if at == size:
             return data
@@ -586,7 +628,9 @@ class ServerSession:
 
     @staticmethod
     def _passes_unread(tag: int, length: int) -> bool:
-        """An ErrorResponse too long to be held is passed on in pieces; it cannot be a FATAL one that ends the connection."""
+        """An ErrorResponse too long to be held is passed on in pieces; it cannot be a FATAL one that ends the
+        connection.
+        """
         return tag == Backend.ERROR_RESPONSE and length > MAX_HELD
 
     @staticmethod

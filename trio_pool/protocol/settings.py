@@ -2,19 +2,24 @@
 
 Two small immutable values, interned, so that "nothing differs" is one identity test on the hot path:
 
-- `Settings`: what a session has set away from the server's defaults (StartupMessage, and reported parameters changed by SET).
-- `Reported`: the values of all parameters that the server reports (ParameterStatus), which every client must have been told.
+- `Settings`: what a session has set away from the server's defaults (StartupMessage, and reported parameters
+  changed by SET).
+- `Reported`: the values of all parameters that the server reports (ParameterStatus), which every client must
+  have been told.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, overload
 from weakref import WeakValueDictionary
 
 import attrs
 
 from trio_pool.wire import messages
+
+if TYPE_CHECKING:
+    from collections.abc import ItemsView, Iterable, Iterator, Mapping
 
 READ_ONLY = frozenset(
     {
@@ -44,6 +49,10 @@ class Settings:
     def __getitem__(self, name: str) -> str:
         return self._values[name]
 
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         return self._values.get(name, default)
 
@@ -71,9 +80,11 @@ NONE = intern({})
 
 
 def difference(has: Settings, wants: Settings) -> bytes:
-    """Requests, ended by one Sync, that bring a server which `has` to what a client `wants`. Their replies are to be swallowed.
+    """Requests, ended by one Sync, that bring a server which `has` to what a client `wants`. Their replies
+    are to be swallowed.
 
-    They leave no unnamed statement behind: the client could otherwise execute ours. Values travel as parameters of `set_config`, never inside SQL text. `b""` if there is nothing to do.
+    They leave no unnamed statement behind: the client could otherwise execute ours. Values travel as
+    parameters of `set_config`, never inside SQL text. `b""` if there is nothing to do.
     """
     changed = {name: value for name, value in wants.items() if has.get(name) != value}
     gone = [name for name in has if name not in wants]
@@ -87,10 +98,12 @@ def difference(has: Settings, wants: Settings) -> bytes:
 
 
 def canonical(wanted: Settings, reported: Settings) -> Settings:
-    """Settings as the server names and spells them, where it reports them: `timezone = utc` becomes `TimeZone = UTC`."""
+    """Settings as the server names and spells them, where it reports them: `timezone = utc` becomes `TimeZone
+    = UTC`.
+    """
     names = {name.lower(): name for name in reported}
     spelled = {names.get(name.lower(), name): value for name, value in wanted.items()}
-    return intern({name: reported[name] if name in reported else value for name, value in spelled.items()})
+    return intern({name: reported.get(name, value) for name, value in spelled.items()})
 
 
 def needs_no_trial(name: str, value: str) -> bool:
@@ -112,7 +125,8 @@ def quote_setting(name: str) -> str:
 def read_options(options: str) -> dict[str, str]:
     """The settings in a StartupMessage's `options`: `-c name=value`, `-cname=value` and `--name=value`.
 
-    Words are split at white space; a backslash keeps the next character (`pg_split_opts` in postinit.c). Raises ValueError naming what is not a setting.
+    Words are split at white space; a backslash keeps the next character (`pg_split_opts` in postinit.c).
+    Raises ValueError naming what is not a setting.
     """
     words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", options)]
     settings: dict[str, str] = {}
@@ -120,13 +134,11 @@ def read_options(options: str) -> dict[str, str]:
     for word in remaining:
         if word == "-c":
             assignment = next(remaining, "")
-        elif word.startswith("-c"):
-            assignment = word[2:]
-        elif word.startswith("--"):
+        elif word.startswith("-c") or word.startswith("--"):
             assignment = word[2:]
         else:
             raise ValueError(
-                f"unsupported startup option {word!r}: only -c name=value and --name=value can be carried along"
+                f"unsupported startup option {word!r}: only -c name=value and --name=value are carried along"
             )
         name, equals, value = assignment.partition("=")
         if not equals or not name:

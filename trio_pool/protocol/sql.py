@@ -1,4 +1,7 @@
-"""Facts about SQL texts, from PostgreSQL's own parser. Never on the hot path: what is asked often is remembered per text."""
+"""Facts about SQL texts, from PostgreSQL's own parser.
+
+Never on the hot path: what is asked often is remembered per text.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Prepared statements that work on whichever server is leased.
 
-A statement is identified by its content (the bytes of Parse behind the name: text and parameter types) and carries one name of ours on all servers of its
-pool, so that a thousand clients preparing the same text share one statement per server (hazard E2 of any pooler: same text, other types, is another statement).
-Clients map their names to statements; servers remember which statements they have.
+A statement is identified by its content (the bytes of Parse behind the name: text and parameter types) and
+carries one name of ours on all servers of its pool, so that a thousand clients preparing the same text share
+one statement per server (hazard E2 of any pooler: same text, other types, is another statement). Clients map
+their names to statements; servers remember which statements they have.
 
-Search path and role need not be part of the content: PostgreSQL re-analyses a cached statement when they change (plancache.c), with the values in force at execution,
-pooled or not.
+Search path and role need not be part of the content: PostgreSQL re-analyses a cached statement when they
+change (plancache.c), with the values in force at execution, pooled or not.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Statement:
 class StatementRegistry:
     """All named statements of a pool, alive as long as some client or server has them.
 
-    `prefix` makes names that no client can guess, so that a client's own unknown name can be sent to a server literally and
-    fails there with PostgreSQL's own words.
+    `prefix` makes names that no client can guess, so that a client's own unknown name can be sent to a server
+    literally and fails there with PostgreSQL's own words.
     """
 
     prefix: bytes
@@ -54,7 +55,9 @@ class StatementRegistry:
         return statement
 
     def renew(self) -> None:
-        """What is prepared from now on is a new statement, even if its text is known: the old ones are of no use to who prepares them again."""
+        """What is prepared from now on is a new statement, even if its text is known: the old ones are of no
+        use to who prepares them again.
+        """
         self._by_content.clear()
 
     def proven(self, rest: bytes) -> Statement | None:
@@ -70,9 +73,10 @@ class StatementRegistry:
 class ServerStatements:
     """What one server has prepared, the least recently used first.
 
-    A change is noted when its Parse or Close is sent, together with the group it travels in, and stays `unconfirmed` until it is answered: behind an error
-    in that group it is skipped. Within the same group it may be relied upon (what relies on it would be skipped as well); a later group closes the name and
-    parses again, which is right whatever happened.
+    A change is noted when its Parse or Close is sent, together with the group it travels in, and stays
+    `unconfirmed` until it is answered: behind an error in that group it is skipped. Within the same group it
+    may be relied upon (what relies on it would be skipped as well); a later group closes the name and parses
+    again, which is right whatever happened.
     """
 
     limit: int
@@ -93,7 +97,10 @@ class ServerStatements:
         return True
 
     def parse(self, statement: Statement, group: Group) -> Edit:
-        """Note that a Parse is sent in `group`. The edit swallows its reply; the caller may make it a forwarded one."""
+        """Note that a Parse is sent in `group`.
+
+        The edit swallows its reply; the caller may make it a forwarded one.
+        """
 
         def proven() -> None:
             statement.proven = True

@@ -1,23 +1,26 @@
 """Where one message ends and the next begins.
 
-A message is a tag byte, a four-byte length that counts itself but not the tag, and a body. Both session machines walk
-the chunks they are given with `header` directly, because that walk is the only per-message loop in the program; what they
-share is here: the header, the limits, and `Assembler`, which the slow conversations (start-up, authentication, login) use to get
-whole messages.
+A message is a tag byte, a four-byte length that counts itself but not the tag, and a body. Both session
+machines walk the chunks they are given with `header` directly, because that walk is the only per-message loop
+in the program; what they share is here: the header, the limits, and `Assembler`, which the slow conversations
+(start-up, authentication, login) use to get whole messages.
 
-Limits. PostgreSQL itself (`SocketBackend` in postgres.c) allows small messages 10,000 bytes and large ones just under 1 GiB.
-Before authentication it allows a start-up packet of 10,000 bytes and an authentication message of 65,535. We refuse what PostgreSQL
-would refuse, at the header, before a byte of the body is kept.
+Limits. PostgreSQL itself (`SocketBackend` in postgres.c) allows small messages 10,000 bytes and large ones
+just under 1 GiB. Before authentication it allows a start-up packet of 10,000 bytes and an authentication
+message of 65,535. We refuse what PostgreSQL would refuse, at the header, before a byte of the body is kept.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from trio_pool.wire.tags import Frontend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 header: Callable[[bytes | bytearray, int], tuple[int, int]] = struct.Struct("!BI").unpack_from
 """`header(buffer, offset) -> (tag, length)`; the length counts itself (4) but not the tag."""
@@ -47,7 +50,8 @@ FRONTEND_LIMITS: tuple[int, ...] = tuple(
     }.get(tag, 0)
     for tag in range(256)
 )
-"""The longest length field allowed per frontend tag after authentication; 0 for bytes that are no such tag."""
+"""The longest length field allowed per frontend tag after authentication; 0 for bytes that are no such tag.
+"""
 
 
 class FramingError(Exception):

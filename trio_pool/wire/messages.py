@@ -1,19 +1,22 @@
 """The messages that a pooler builds, and the few whose bodies it reads.
 
-Source: PostgreSQL 18, chapter "Frontend/Backend Protocol", sections "Message Formats" and "Error and Notice Message Fields".
-Builders return the whole message, tag and length included. Readers take a body (what follows the length) and raise
-`FramingError` when it is not what its tag promises.
+Source: PostgreSQL 18, chapter "Frontend/Backend Protocol", sections "Message Formats" and "Error and Notice
+Message Fields". Builders return the whole message, tag and length included. Readers take a body (what follows
+the length) and raise `FramingError` when it is not what its tag promises.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from trio_pool.wire.frames import FramingError
 from trio_pool.wire.tags import AuthenticationCode, Backend, Frontend, StartupCode, Status, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _int16 = struct.Struct("!H")
 _int32 = struct.Struct("!I")
@@ -30,14 +33,17 @@ def untagged(body: bytes) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """A null-terminated string. A null byte inside would end it early and smuggle the rest, so it is refused."""
+    """A null-terminated string.
+
+    A null byte inside would end it early and smuggle the rest, so it is refused.
+    """
     encoded = value.encode(errors="surrogateescape")
     if b"\0" in encoded:
         raise ValueError("a protocol string cannot contain a null byte")
     return encoded + b"\0"
 
 
-# -- what a server sends ---------------------------------------------------------------------------------------------
+# -- what a server sends -------------------------------------------------------------------------------------
 
 PARSE_COMPLETE = message(Backend.PARSE_COMPLETE)
 BIND_COMPLETE = message(Backend.BIND_COMPLETE)
@@ -115,7 +121,7 @@ def notice(
     return message(Backend.NOTICE_RESPONSE, _fields(severity, sqlstate, summary, detail, hint))
 
 
-# -- what a client sends ---------------------------------------------------------------------------------------------
+# -- what a client sends -------------------------------------------------------------------------------------
 
 SYNC = message(Frontend.SYNC)
 FLUSH = message(Frontend.FLUSH)
@@ -177,7 +183,7 @@ def sasl_response(data: bytes) -> bytes:
     return message(Frontend.PASSWORD, data)
 
 
-# -- bodies that are read --------------------------------------------------------------------------------------------
+# -- bodies that are read ------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -192,7 +198,9 @@ class ErrorFields:
 
 
 def read_error(body: bytes) -> ErrorFields:
-    """The fields of an ErrorResponse's body; what is missing becomes empty, so that nonsense can still be logged."""
+    """The fields of an ErrorResponse's body; what is missing becomes empty, so that nonsense can still be
+    logged.
+    """
     fields = {part[:1]: part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
     return ErrorFields(
         severity=fields.get(b"V", fields.get(b"S", "")),
@@ -217,7 +225,7 @@ def read_backend_key_data(body: bytes) -> tuple[int, bytes]:
 
 
 def read_negotiate_protocol_version(body: bytes) -> tuple[int, list[str]]:
-    """The version the server will speak (as in a StartupMessage), and the `_pq_.` options it does not know."""
+    """The version that the server will speak (as in StartupMessage), and the options unknown to it."""
     if len(body) < 8:
         raise FramingError("malformed NegotiateProtocolVersion")
     version, count = struct.unpack_from("!II", body)

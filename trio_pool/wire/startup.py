@@ -19,7 +19,10 @@ class Negotiation(enum.Enum):
 
 @attrs.frozen
 class CancelRequest:
-    """Asks to cancel whatever the client with this key is doing. `secret` has 4 bytes, or up to 256 in protocol 3.2."""
+    """Asks to cancel whatever the client with this key is doing.
+
+    `secret` has 4 bytes, or up to 256 in protocol 3.2.
+    """
 
     process_id: int
     secret: bytes
@@ -27,7 +30,9 @@ class CancelRequest:
 
 @attrs.frozen
 class StartupMessage:
-    """The client's opening: protocol version and parameters (user, database, options, settings, `_pq_.` options)."""
+    """The client's opening: protocol version and parameters (user, database, options, settings, `_pq_.`
+    options).
+    """
 
     minor: int
     parameters: dict[str, str]

@@ -1,8 +1,9 @@
 """Message tags by direction, and the codes of startup and authentication.
 
-The one module that imports `pg8000.core`. Its constants are one-byte strings whose names collide by direction (`b"C"` is
-both CommandComplete and Close), so they are split here into `Frontend` (sent by clients) and `Backend` (sent by servers)
-and turned into integers, which is what indexing a byte string gives. What pg8000 does not need and a pooler does is added.
+The one module that imports `pg8000.core`. Its constants are one-byte strings whose names collide by direction
+(`b"C"` is both CommandComplete and Close), so they are split here into `Frontend` (sent by clients) and
+`Backend` (sent by servers) and turned into integers, which is what indexing a byte string gives. What pg8000
+does not need and a pooler does is added.
 
 Source: PostgreSQL 18, chapter "Frontend/Backend Protocol", section "Message Formats".
 """
