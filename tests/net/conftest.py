@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-STORM_SECONDS = 8.0
+STORM_SECONDS = 6.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@ what a test tells it to.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -133,10 +134,9 @@ class Scripted:
         number = len(self.connected)
         self.connected.append(trio.current_time())
         async with Peer(stream, "") as peer:
-            try:
+            # The pooler may have had enough.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.script(peer, number)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the pooler had enough
 
 
 async def read_startup(peer: Peer) -> bytes:

@@ -145,7 +145,7 @@ class Peer:
         return received
 
     async def read_rows(self) -> list[str]:
-        """The first column of the rows up to ReadyForQuery; raises `AssertionError` at an error or the end."""
+        """The first column of the rows up to ReadyForQuery; raises `AssertionError` at an error or an end."""
         exchanged = await self.exchange()
         for tag, body in exchanged:
             assert tag != Backend.ERROR_RESPONSE, messages.read_error(body)

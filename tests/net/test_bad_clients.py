@@ -1,4 +1,4 @@
-"""Clients that break the protocol, or off: what they are told, what is logged, and that nobody else notices."""
+"""Clients that break the protocol, or off: what they are told, what is logged, and that nobody else cares."""
 
 from __future__ import annotations
 
@@ -124,24 +124,28 @@ async def test_gssenc_is_declined_and_ssl_then_accepted(
     postgres: LocalPostgres, certificates: Certificates
 ) -> None:
     """GSSENCRequest is answered with N; SSLRequest may follow on the same connection, and works."""
-    async with watched(postgres, certificates=certificates) as running:
-        async with await Peer.connect(running.address) as peer:
-            await peer.send(messages.GSSENC_REQUEST)
-            assert await peer.byte() == b"N"
-            await peer.encrypt(certificates.client_context())
-            await peer.start({"user": USER, "database": DATABASE})
-            assert await peer.rows("select 1") == ["1"]
+    async with (
+        watched(postgres, certificates=certificates) as running,
+        await Peer.connect(running.address) as peer,
+    ):
+        await peer.send(messages.GSSENC_REQUEST)
+        assert await peer.byte() == b"N"
+        await peer.encrypt(certificates.client_context())
+        await peer.start({"user": USER, "database": DATABASE})
+        assert await peer.rows("select 1") == ["1"]
 
 
 async def test_a_second_ssl_request_is_declined(postgres: LocalPostgres, certificates: Certificates) -> None:
     """Inside TLS another SSLRequest is answered with N, and the login goes on."""
-    async with watched(postgres, certificates=certificates) as running:
-        async with await Peer.connect(running.address) as peer:
-            await peer.encrypt(certificates.client_context())
-            await peer.send(messages.SSL_REQUEST)
-            assert await peer.byte() == b"N"
-            await peer.start({"user": USER, "database": DATABASE})
-            assert await peer.rows("select 1") == ["1"]
+    async with (
+        watched(postgres, certificates=certificates) as running,
+        await Peer.connect(running.address) as peer,
+    ):
+        await peer.encrypt(certificates.client_context())
+        await peer.send(messages.SSL_REQUEST)
+        assert await peer.byte() == b"N"
+        await peer.start({"user": USER, "database": DATABASE})
+        assert await peer.rows("select 1") == ["1"]
 
 
 async def test_bytes_in_the_clear_before_the_handshake_are_refused(
@@ -176,7 +180,7 @@ async def test_a_failed_handshake_is_logged(postgres: LocalPostgres, certificate
 
 
 async def test_direct_tls_needs_alpn(postgres: LocalPostgres, certificates: Certificates) -> None:
-    """Without SSLRequest the handshake must name the protocol; then it works, else it is refused under TLS."""
+    """Without SSLRequest the handshake must name the protocol; then it works, else it is refused."""
     context = certificates.client_context()
     async with watched(postgres, certificates=certificates) as running:
         async with await Peer.connect(running.address) as peer:
@@ -525,7 +529,7 @@ def resident(pid: int) -> int:
 async def test_a_client_that_does_not_read_costs_no_memory(
     postgres: LocalPostgres, certificates: Certificates, encrypted: bool
 ) -> None:
-    """A result of 200 MB that nobody reads stays where it is; others are served; killed, its server is free."""
+    """A result of 200 MB that nobody reads stays where it is; others are served; then its server is free."""
     with Pooler(postgres, pool_size=2, auth="trust", certificates=certificates) as process:
         address = process.host, process.port
         with trio.fail_after(30):

@@ -1,4 +1,4 @@
-"""Origins that break the protocol, or off: what clients are told, what is logged, and that the pool recovers."""
+"""Origins that break the protocol, or off: what clients are told, what is logged, how the pool recovers."""
 
 from __future__ import annotations
 
@@ -62,35 +62,42 @@ async def test_a_login_broken_off_at_any_byte(
     used.
     """
     recorded = await origins.record_greeting(postgres)
-    place = 0
+    place: int | None = None
 
-    async def script(peer: Peer, number: int) -> None:
+    async def script(peer: Peer, _: int) -> None:
+        nonlocal place
         await read_startup(peer)
-        if number % 2 == 0:
+        if place is None:
             await peer.send(recorded)
             await answer_queries(peer, once=True)
-        elif together:
-            await peer.send(recorded[:place] + instead)
+            return
+        size, place = place, None
+        if together:
+            await peer.send(recorded[:size] + instead)
         else:
-            await peer.send(recorded[:place])
+            await peer.send(recorded[:size])
             await trio.lowlevel.checkpoint()
             await peer.send(instead)
 
-    async with scripted(script) as origin, pooler(origins.url(origin.port), pool_size=1) as running:
-        async with await running.log_in() as peer:
-            assert await peer.rows("select 1") == ["1"]
-            for place in range(len(recorded)):
-                await running.until(lambda: not running.origin.pool.servers)
-                since = running.log.mark()
-                if await peer.run("select 1"):
-                    assert instead == READY + READY
-                    (lost,) = running.log.find("server disconnected", since=since)
-                    assert lost["reason"] == "server closed the connection"
-                    assert await peer.rows("select 1") == ["1"]
-                else:
-                    (failed,) = running.log.find("server connect failed", since=since)
-                    assert failed["reason"] in ("server login failed", "server protocol violation")
-                running.check()
+    async with (
+        scripted(script) as origin,
+        pooler(origins.url(origin.port), pool_size=1) as running,
+        await running.log_in() as peer,
+    ):
+        assert await peer.rows("select 1") == ["1"]
+        for size in range(len(recorded)):
+            await running.until(lambda: not running.origin.pool.servers)
+            place = size
+            since = running.log.mark()
+            if await peer.run("select 1"):
+                assert instead == READY + READY
+                lost = await running.log.wait_for("server disconnected", since=since)
+                assert lost["reason"] == "server closed the connection"
+                assert await peer.rows("select 1") == ["1"]
+            else:
+                (failed,) = running.log.find("server connect failed", since=since)
+                assert failed["reason"] in ("server login failed", "server protocol violation")
+            running.check()
 
 
 @pytest.mark.usefixtures("no_backoff")
@@ -100,19 +107,22 @@ async def test_scram_broken_off_anywhere(postgres: LocalPostgres, instead: bytes
 
     A wrong proof is told at once: whoever answers there is not whom we know.
     """
-    async with origins.proxy(postgres, scram=True) as proxy:
-        async with pooler(origins.url(proxy.port), pool_size=1) as running, await running.log_in() as peer:
-            for place in range(0, 180, 9):
-                await without_server(running, proxy)
-                proxy.break_off(place, instead, together=True)
-                since = running.log.mark()
-                if await peer.run("select 1"):
-                    (failed,) = running.log.find("server connect failed", since=since)
-                    assert "has not proven that it knows the password" in failed["error"]
-                    assert await peer.rows("select 1") == ["1"]
+    async with (
+        origins.proxy(postgres, scram=True) as proxy,
+        pooler(origins.url(proxy.port), pool_size=1) as running,
+        await running.log_in() as peer,
+    ):
+        for place in range(0, 180, 9):
+            await without_server(running, proxy)
+            proxy.break_off(place, instead, together=True)
+            since = running.log.mark()
+            if await peer.run("select 1"):
                 (failed,) = running.log.find("server connect failed", since=since)
-                assert failed["reason"] in ("server login failed", "server protocol violation")
-                running.check()
+                assert "has not proven that it knows the password" in failed["error"]
+                assert await peer.rows("select 1") == ["1"]
+            (failed,) = running.log.find("server connect failed", since=since)
+            assert failed["reason"] in ("server login failed", "server protocol violation")
+            running.check()
 
 
 @pytest.mark.parametrize(
@@ -408,48 +418,52 @@ async def test_an_idle_server_that_speaks(said: bytes) -> None:
             return
         await answer_queries(peer)
 
-    async with scripted(script) as origin, pooler(origins.url(origin.port)) as running:
-        async with await running.log_in() as peer:
-            assert await peer.rows("select 1") == ["1"]
-            speak.set()
-            logged = await running.log.wait_for("server disconnected")
-            assert logged["reason"] in ("server protocol violation", "server closed the connection")
-            assert not running.origin.pool.servers
-            assert await peer.rows("select 1") == ["1"]
-            await running.at_rest(clients=1)
+    async with (
+        scripted(script) as origin,
+        pooler(origins.url(origin.port)) as running,
+        await running.log_in() as peer,
+    ):
+        assert await peer.rows("select 1") == ["1"]
+        speak.set()
+        logged = await running.log.wait_for("server disconnected")
+        assert logged["reason"] in ("server protocol violation", "server closed the connection")
+        assert not running.origin.pool.servers
+        assert await peer.rows("select 1") == ["1"]
+        await running.at_rest(clients=1)
 
 
 @pytest.mark.parametrize("phase", ["idle", "in transaction", "in query", "mid-result"])
 async def test_an_administrator_ends_a_server(postgres: LocalPostgres, phase: str) -> None:
-    """57P01 never reaches a client: idle it is not told at all; else 08006, in step, with the server's words."""
-    async with pooler(postgres, pool_size=1) as running, watcher(postgres) as superuser:
-        async with await running.log_in() as peer:
-            (pid,) = await peer.rows("select pg_backend_pid()")
-            if phase == "in transaction":
-                await peer.rows("begin")
-            elif phase == "in query":
-                await peer.send(messages.query("select pg_sleep(60)"))
-            elif phase == "mid-result":
-                await peer.send(messages.query("select repeat('x', 100), generate_series(1, 100000000)"))
-                await peer.receive()
-            await superuser.rows(f"select pg_terminate_backend({pid})")
-            if phase in ("in query", "mid-result"):
-                received, ended = await replies(peer, 1)
-                errors = [
-                    messages.read_error(body) for tag, body in received if tag == Backend.ERROR_RESPONSE
-                ]
-                if ended:
-                    assert phase == "mid-result"
-                    return
-                assert [(e.severity, e.sqlstate) for e in errors] == [("ERROR", "08006")]
-                assert "administrator command" in errors[0].summary
-            await running.log.wait_for("server disconnected")
-            if phase == "in transaction":
-                assert [e.sqlstate for e in await peer.run("select 1")] == ["08006"]
-                assert [e.sqlstate for e in await peer.run("select 1")] == ["25P02"]
-                await peer.rows("rollback")
-            assert await peer.rows("select 1") == ["1"]
-            await running.at_rest(clients=1)
+    """57P01 never reaches a client: idle it is not told at all; else 08006, in the server's words."""
+    async with (
+        pooler(postgres, pool_size=1) as running,
+        watcher(postgres) as superuser,
+        await running.log_in() as peer,
+    ):
+        (pid,) = await peer.rows("select pg_backend_pid()")
+        if phase == "in transaction":
+            await peer.rows("begin")
+        elif phase == "in query":
+            await peer.send(messages.query("select pg_sleep(60)"))
+        elif phase == "mid-result":
+            await peer.send(messages.query("select repeat('x', 100), generate_series(1, 100000000)"))
+            await peer.receive()
+        await superuser.rows(f"select pg_terminate_backend({pid})")
+        if phase in ("in query", "mid-result"):
+            received, ended = await replies(peer, 1)
+            errors = [messages.read_error(body) for tag, body in received if tag == Backend.ERROR_RESPONSE]
+            if ended:
+                assert phase == "mid-result"
+                return
+            assert [(e.severity, e.sqlstate) for e in errors] == [("ERROR", "08006")]
+            assert "administrator command" in errors[0].summary
+        await running.log.wait_for("server disconnected")
+        if phase == "in transaction":
+            assert [e.sqlstate for e in await peer.run("select 1")] == ["08006"]
+            assert [e.sqlstate for e in await peer.run("select 1")] == ["25P02"]
+            await peer.rows("rollback")
+        assert await peer.rows("select 1") == ["1"]
+        await running.at_rest(clients=1)
 
 
 async def test_a_lost_server_corrupts_no_row() -> None:

@@ -119,17 +119,20 @@ async def test_a_cancel_of_an_idle_client_does_nothing(postgres: LocalPostgres) 
 
 async def test_a_waiting_client_is_cancelled(postgres: LocalPostgres) -> None:
     """Its statement gets 57014 at once and no server; the client stays and is served later."""
-    async with pooler(postgres, pool_size=1) as running:
-        async with await running.log_in() as holder, await running.log_in() as waiter:
-            await holder.rows("begin")
-            await waiter.send(messages.query("select 'never'"))
-            await running.until(lambda: len(running.origin.pool.waiting) > 0)
-            await waiter.request_cancel()
-            (error,) = await waiter.errors()
-            assert (error.severity, error.sqlstate) == ("ERROR", "57014")
-            await waiter.send(messages.query("select 'later'"))
-            await holder.rows("commit")
-            assert await waiter.read_rows() == ["later"]
+    async with (
+        pooler(postgres, pool_size=1) as running,
+        await running.log_in() as holder,
+        await running.log_in() as waiter,
+    ):
+        await holder.rows("begin")
+        await waiter.send(messages.query("select 'never'"))
+        await running.until(lambda: len(running.origin.pool.waiting) > 0)
+        await waiter.request_cancel()
+        (error,) = await waiter.errors()
+        assert (error.severity, error.sqlstate) == ("ERROR", "57014")
+        await waiter.send(messages.query("select 'later'"))
+        await holder.rows("commit")
+        assert await waiter.read_rows() == ["later"]
 
 
 async def test_a_cancel_in_a_transaction_keeps_it(postgres: LocalPostgres) -> None:
@@ -147,10 +150,8 @@ async def test_a_cancel_goes_over_tls(postgres: LocalPostgres) -> None:
     """With `sslmode=require` the request for the origin is encrypted like everything else (where PostgreSQL
     can do TLS).
     """
-    if postgres.tls is None:
-        sslmode = "prefer"  # the embedded PostgreSQL says no to the SSLRequest in front of the cancel request
-    else:
-        sslmode = "require"
+    # The embedded PostgreSQL says no to the SSLRequest in front of the cancel request.
+    sslmode = "prefer" if postgres.tls is None else "require"
     async with pooler(origin_url(postgres, sslmode), pool_size=1) as running, await running.log_in() as peer:
         await peer.send(messages.query(SLEEP))
         assert await cancel_until_told(running, peer) == "57014"
@@ -194,21 +195,25 @@ async def test_a_server_is_not_reused_while_a_cancel_is_under_way() -> None:
             else:
                 await peer.send(row("1") + READY)
 
-    async with scripted(script) as origin, pooler(origins.url(origin.port), pool_size=1) as running:
-        async with await running.log_in() as peer, await running.log_in() as other:
-            await peer.send(messages.query("slow"))
-            await leasing(running)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(peer.request_cancel)
-                assert [error.sqlstate for error in await peer.errors()] == ["57014"]
-                await running.until(lambda: running.origin.pool.statistics().cancelling == 1)
-                await other.send(messages.query("other"))
-                await running.until(lambda: len(running.origin.pool.waiting) > 0)
-                assert asked == [b"slow\0"]
-                signalled.set()
-                assert await other.read_rows() == ["1"]
-            assert asked == [b"slow\0", b"other\0"]
-            await running.at_rest(clients=2)
+    async with (
+        scripted(script) as origin,
+        pooler(origins.url(origin.port), pool_size=1) as running,
+        await running.log_in() as peer,
+        await running.log_in() as other,
+    ):
+        await peer.send(messages.query("slow"))
+        await leasing(running)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.request_cancel)
+            assert [error.sqlstate for error in await peer.errors()] == ["57014"]
+            await running.until(lambda: running.origin.pool.statistics().cancelling == 1)
+            await other.send(messages.query("other"))
+            await running.until(lambda: len(running.origin.pool.waiting) > 0)
+            assert asked == [b"slow\0"]
+            signalled.set()
+            assert await other.read_rows() == ["1"]
+        assert asked == [b"slow\0", b"other\0"]
+        await running.at_rest(clients=2)
 
 
 @pytest.mark.parametrize("ending", ["never", "refused"])
@@ -269,20 +274,23 @@ async def test_a_flood_of_cancels_is_bounded() -> None:
         await trio.sleep(0.02)
         at_once -= 1
 
-    async with scripted(script) as origin, pooler(origins.url(origin.port), pool_size=1) as running:
-        async with await running.log_in() as peer:
-            await peer.send(messages.query("slow"))
-            await leasing(running)
-            async with trio.open_nursery() as nursery:
-                for _ in range(100):
-                    nursery.start_soon(peer.request_cancel)
-            assert 1 <= requests <= 20
-            assert most == 1
-            release.set()
-            received = await peer.exchange()
-            assert [tag for tag, _ in received] == [Backend.ERROR_RESPONSE, Backend.READY_FOR_QUERY]
-            assert await peer.rows("select 1") == ["1"]
-            await running.at_rest(clients=1)
+    async with (
+        scripted(script) as origin,
+        pooler(origins.url(origin.port), pool_size=1) as running,
+        await running.log_in() as peer,
+    ):
+        await peer.send(messages.query("slow"))
+        await leasing(running)
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(peer.request_cancel)
+        assert 1 <= requests <= 20
+        assert most == 1
+        release.set()
+        received = await peer.exchange()
+        assert [tag for tag, _ in received] == [Backend.ERROR_RESPONSE, Backend.READY_FOR_QUERY]
+        assert await peer.rows("select 1") == ["1"]
+        await running.at_rest(clients=1)
 
 
 async def test_a_cancel_passes_a_full_house(postgres: LocalPostgres) -> None:

@@ -101,7 +101,7 @@ def states(chance: random.Random, seconds: float) -> Iterator[str]:
 
 
 async def watch_states(running: Running, pool_size: int) -> None:
-    """No server stays longer than it may in a state in which it serves nobody, and there are never too many."""
+    """No server stays longer than it may in a state in which it serves nobody; they are never too many."""
     since: dict[object, tuple[object, float]] = {}
     while True:
         now = trio.current_time()
@@ -195,7 +195,7 @@ async def storm(
                 assert await first.rows("select 1") == ["1"]
             host, port = running.address
             program: trio.Process = await nursery.start(
-                lambda task_status: trio.run_process(
+                lambda task_status: trio.run_process(  # noqa: ASYNC105 (it is what the nursery awaits)
                     [sys.executable, "-m", "tests.support.killable", host, str(port)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -245,7 +245,7 @@ def test_clients_are_killed_in_every_state(
     script.write_text(PGBENCH)
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    trio.run(lambda: trio.lowlevel.checkpoint())  # whatever Trio keeps for ever is there from now on
+    trio.run(trio.lowlevel.checkpoint)  # whatever Trio keeps for ever is there from now on
     before = descriptors()
     killed = trio.run(storm, postgres, certificates, script, storm_seconds, seed)
     print(f"killed {sum(killed.values())}: {killed}")

@@ -15,6 +15,7 @@ from tests.support.requests import (
     close,
     describe,
     execute,
+    function_call,
     parse,
     query,
 )
@@ -315,6 +316,11 @@ def skipped_query(lease: Lease) -> None:
     lease.answers(IDLE)
 
 
+def function_called(lease: Lease) -> None:
+    lease.asks(function_call("a"))
+    lease.answers(IDLE)
+
+
 def query_that_may_be_skipped(lease: Lease) -> None:
     lease.asks(bind("unknown") + query("SELECT 1") + SYNC)
 
@@ -327,6 +333,7 @@ def query_that_may_be_skipped(lease: Lease) -> None:
         (parse_behind_an_error, parse("", TEXT_2)),
         (parse_that_may_be_skipped, parse("", TEXT_2)),
         (skipped_query, close("")),
+        (function_called, close("")),
         (query_that_may_be_skipped, close("")),
     ],
 )

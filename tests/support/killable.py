@@ -8,6 +8,7 @@ out silently.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -334,10 +335,8 @@ def main() -> None:
             be(line.strip(), address)
         victims.append(pid)
     for pid in victims:
-        try:
+        with contextlib.suppress(ProcessLookupError):  # as it should be
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # as it should be
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class PortableReadiness:
             self._selector.unregister(fd)
 
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
-        ready = self._selector.select(timeout)[:maxevents]
+        ready = self._selector.select(timeout)  # all: the first `maxevents` could be the same ones every time
         return [
             (
                 key.fd,

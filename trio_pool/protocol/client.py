@@ -442,7 +442,7 @@ class ClientSession:
                 else:
                     server.open_count += 1
             elif tag == Frontend.FUNCTION_CALL:
-                server.query()
+                server.function_call()
             elif tag == Frontend.COPY_DONE or tag == Frontend.COPY_FAIL:
                 server.copy_ended()
             elif tag == TERMINATE:

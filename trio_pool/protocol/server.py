@@ -202,7 +202,7 @@ class ServerSession:
     # -- what is sent ----------------------------------------------------------------------------------------
 
     def query(self) -> None:
-        """A Query or FunctionCall is sent."""
+        """A Query is sent."""
         if self.open_count or self.open_group is not None:
             self.unnamed = _UNKNOWN  # the Query may be skipped
             # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
@@ -216,6 +216,13 @@ class ServerSession:
             self.unnamed = None
             self.sending += 1
             self.groups.append(QUERY)
+
+    def function_call(self) -> None:
+        """A FunctionCall is sent: a Query that leaves the unnamed statement alone."""
+        unnamed = self.unnamed
+        self.query()
+        if self.unnamed is None:
+            self.unnamed = unnamed
 
     def sync(self) -> None:
         """A Sync is sent."""
