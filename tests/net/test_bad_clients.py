@@ -365,6 +365,20 @@ async def test_what_is_no_message_ends_the_client(
         assert running.log.find("server disconnected") == []
 
 
+async def test_a_violation_in_the_middle_of_a_row_corrupts_nothing(postgres: LocalPostgres) -> None:
+    """Who breaks the protocol while a row arrives is closed without a word: it would end up in it."""
+    async with watched(postgres) as running:
+        async with await running.log_in() as peer:
+            await peer.send(messages.query("select repeat('x', 50000000)"))
+            while peer.unread.count(b"x") < 1000:
+                await peer.more()
+            await peer.send(FATAL_AFTER_LOGIN["unknown type"])
+            while await peer.more():
+                pass
+            assert peer.unread.endswith(b"xxx")
+        await running.log.wait_for("client disconnected", reason=VIOLATION)
+
+
 OUT_OF_ORDER = {
     "Execute before Bind": (requests.execute() + requests.SYNC, ["34000"]),
     "Bind before Parse": (requests.bind("nothing") + requests.SYNC, ["26000"]),

@@ -169,9 +169,9 @@ def test_a_name_in_use_is_refused_by_the_server_itself(lease: Lease) -> None:
     lease.asks(parse("s1", TEXT_1) + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     duplicate = parse("s1", TEXT_2)
-    assert lease.asks(duplicate + SYNC) == parse("s1", "") + duplicate + SYNC
+    assert lease.asks(duplicate + SYNC) == close("s1") + parse("s1", "") + duplicate + SYNC
     taken = messages.error("42P05", 'prepared statement "s1" already exists')
-    assert lease.answers(PARSE_COMPLETE + taken + IDLE) == taken + IDLE
+    assert lease.answers(CLOSE_COMPLETE + PARSE_COMPLETE + taken + IDLE) == taken + IDLE
     assert lease.asks(bind("s1", "a") + SYNC) == bind(NAME_1, "a") + SYNC
     lease.answers(BIND_COMPLETE + IDLE)
     assert lease.asks(close("s1") + SYNC) == close("s1") + SYNC
@@ -183,7 +183,7 @@ def test_a_name_that_was_taken_on_the_server_is_closed_for_the_next_client(lease
     lease.asks(parse("s1", TEXT_1) + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     lease.asks(parse("s1", TEXT_2) + SYNC)
-    lease.answers(PARSE_COMPLETE + ERROR + IDLE)
+    lease.answers(CLOSE_COMPLETE + PARSE_COMPLETE + ERROR + IDLE)
     server = lease.server
     lease.ends()
     other = Lease(new_client(), server, lease.way)

@@ -649,10 +649,10 @@ def test_a_dirty_server_forgets_everything_of_the_client() -> None:
     server.query()
     server.receive(command_complete("LISTEN") + IDLE)
     assert server.pins
-    server.stale.append(b"s")
+    server.stale[b"s"] = None
     steps = cleaned(server, {messages.query("DISCARD ALL"): command_complete("DISCARD ALL") + IDLE})
     assert steps == [messages.query("DISCARD ALL")]
-    assert (len(server.settings), server.stale, server.pins) == (0, [], {})
+    assert (len(server.settings), server.stale, server.pins) == (0, {}, {})
 
 
 # -- settings ------------------------------------------------------------------------------------------------

@@ -360,7 +360,12 @@ class FakePostgres:
         self.output += messages.READY[self.status]
 
     @property
+    def unread(self) -> bytes:
+        """The start of a message."""
+        return bytes(self._input.buffer)
+
+    @property
     def at_rest(self) -> bool:
         """Whether nothing of what it was sent is still open."""
-        nothing_open = not (self._copying or self._skipping or self.portals or self._input.buffer)
+        nothing_open = not (self._copying or self._skipping or self.portals)
         return nothing_open and self.status == Status.IDLE and self._settings_before is None

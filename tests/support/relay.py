@@ -328,10 +328,16 @@ class Relay:
         assert not session.waiting
         assert session.status == Status.IDLE
         assert not session.dirty
-        assert not server.outgoing
+        assert _tags(backend.unread + server.outgoing) <= set("Hdcf"), "nothing that is answered"
         assert backend.at_rest
         assert read_replies(session.rest + bytes(backend.output)) == []
         ours = {statement.name.decode() for statement in session.statements.present}
         assert ours <= backend.statements.keys() <= ours | {""} | {name.decode() for name in session.stale}
         assert not session.statements.unconfirmed
         assert backend.settings == DEFAULTS | dict(session.settings.items())
+
+
+def _tags(data: bytes) -> set[str]:
+    assembler = Assembler(MAX_LARGE)
+    assembler.feed(data)
+    return {chr(message[0]) for message in iter(assembler.message, None)}

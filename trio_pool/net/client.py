@@ -225,8 +225,12 @@ class Client(Connection):
         self.finish(Reason.CLIENT_VANISHED)
 
     def fail(self, fault: ClientFault) -> None:
-        """Tell the client why, then end it."""
-        self._parting = messages.error(fault.sqlstate, fault.message, severity="FATAL", detail=fault.detail)
+        """Tell the client why, then end it; not in the middle of a reply, where it would become a row."""
+        server = self.server
+        if server is None or server.session.drop_body or not server.session.body_left:
+            self._parting = messages.error(
+                fault.sqlstate, fault.message, severity="FATAL", detail=fault.detail
+            )
         self.finish(fault.reason)
 
     def finish(self, reason: Reason) -> None:

@@ -584,9 +584,10 @@ class ClientSession:
         well.
         """
         server.swallow()
+        server.swallow()
         server.request()
-        server.stale.append(name)
-        return messages.parse(name, b"\0\0\0") + messages.parse(name, rest)
+        server.stale[name] = None
+        return messages.close_statement(name) + messages.parse(name, b"\0\0\0") + messages.parse(name, rest)
 
     def _close(self, name: bytes, server: ServerSession) -> bytes:
         """Close of a statement: the server may keep it for others, so the reply is ours."""

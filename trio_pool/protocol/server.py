@@ -167,7 +167,7 @@ class ServerSession:
         """Called when a statement fails because its result type has changed: what is prepared from now on
         must be prepared anew.
         """
-        self.stale: list[bytes] = []
+        self.stale: dict[bytes, None] = {}
         """Names that an attempt to reuse a name left behind; closed at the next lease."""
         self.defaults = reported
         self.reported = reported
