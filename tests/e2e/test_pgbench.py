@@ -91,7 +91,17 @@ def test_many_clients_share_few_servers(origin: LocalPostgres, pool: Pooler, wor
     """64 clients through 8 servers: no transaction fails, there are never more than 8 servers, and money is
     conserved.
     """
-    command = [origin.bin("pgbench"), "-n", "-T", str(SECONDS), "-c", str(CLIENTS), "-M", mode, *WORKS[work]]
+    command = [
+        str(origin.bin("pgbench")),
+        "-n",
+        "-T",
+        str(SECONDS),
+        "-c",
+        str(CLIENTS),
+        "-M",
+        mode,
+        *WORKS[work],
+    ]
     with ConnectionWatch(origin) as watch:
         run = subprocess.run(
             [*command, "-h", pool.host, "-p", str(pool.port), "-U", "postgres", "postgres"],

@@ -85,7 +85,7 @@ def test_a_verified_server(origin: LocalPostgres, certificates: Certificates, mo
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
 def test_a_stranger(origin: LocalPostgres, certificates: Certificates, mode: str) -> None:
-    """A certificate of somebody else's authority is refused, by `require` too once it is given an authority."""
+    """A certificate of somebody else's authority is refused, by `require` too if it is given one."""
     allow(origin, "hostssl all all all trust")
     with pytest.raises(psycopg.OperationalError, match="certificate"):
         connect(origin, f"sslmode={mode}&sslrootcert={certificates.stranger_ca}")

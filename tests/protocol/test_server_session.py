@@ -183,7 +183,7 @@ def test_two_copies_in_one_pipeline(way: str) -> None:
 
 
 def test_requests_of_ours_behind_a_copy_are_still_told_from_the_clients(way: str) -> None:
-    """The COPY's Sync is ignored, so that a later group's replies come in this one: edits keep their places."""
+    """The COPY's Sync is ignored, so a later group's replies come in this one: edits keep their places."""
     server = new_server()
     server.request()
     server.sync()
