@@ -116,6 +116,8 @@ class Client(Connection):
                 self.finish(Reason.CLIENT_TERMINATED)
         elif server is not None and not server.session.groups and server.session.free:
             server.offer()
+        elif len(session.input) > MAX_WAITING_INPUT:
+            self.pause()  # held back behind a Sync of ours; read again when the lease ends
 
     def _want_server(self) -> None:
         """Lease a server now, or wait in the queue.
