@@ -8,6 +8,7 @@ moment: it is closed, the connection accepted, told why (53300) and closed, and 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import stat
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
 BURST = 64
 """Connections accepted before other tasks get their turn."""
+COMPLAIN_EVERY = 1.0
+"""Seconds between log lines about clients that cannot be accepted."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Socket: TypeAlias = socket.socket
@@ -102,6 +105,7 @@ def spell(sock: socket.socket) -> str:
 async def accept_for_ever(listener: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
     """Accept clients until cancelled; each is handled by a task in `nursery`."""
     spare: int | None = _spare()
+    complained = -math.inf
     try:
         while True:
             await trio.lowlevel.wait_readable(listener)
@@ -113,7 +117,10 @@ async def accept_for_ever(listener: socket.socket, handler: Handler, nursery: tr
                 except OSError as error:
                     if error.errno not in _EXHAUSTED:
                         continue  # the connection was gone before we came to it
-                    spare = _refuse(listener, spare, error)
+                    if trio.current_time() >= complained + COMPLAIN_EVERY:
+                        complained = trio.current_time()
+                        log.error("cannot accept a client", error=error.strerror)
+                    spare = _refuse(listener, spare)
                     await trio.sleep(0.01)  # descriptors come back when connections end: let them
                     break
                 sock.setblocking(False)
@@ -135,9 +142,8 @@ def _tune(sock: socket.socket, name: tuple[str, int]) -> tuple[str | None, str]:
     return name[0], f"{name[0]}:{name[1]}"
 
 
-def _refuse(listener: socket.socket, spare: int | None, error: OSError) -> int | None:
+def _refuse(listener: socket.socket, spare: int | None) -> int | None:
     """Out of descriptors: give up the spare one to tell the next client so."""
-    log.error("cannot accept a client", error=error.strerror)
     if spare is not None:
         os.close(spare)
         try:
