@@ -156,8 +156,9 @@ async def test_a_cancel_goes_over_tls(postgres: LocalPostgres) -> None:
         await peer.send(messages.query(SLEEP))
         assert await cancel_until_told(running, peer) == "57014"
         async with watcher(postgres) as superuser:
+            (server,) = running.origin.pool.idle
             ssl = await superuser.rows(
-                "select ssl from pg_stat_ssl join pg_stat_activity using (pid) where usename = 'app'"
+                f"select ssl from pg_stat_ssl where pid = {server.dialled.login.process_id}"
             )
             assert ssl == ["t" if postgres.tls is not None else "f"]
         assert running.log.find("a cancel request failed") == []

@@ -124,12 +124,19 @@ async def watch_states(running: Running, pool_size: int) -> None:
         await trio.sleep(0.02)
 
 
-async def watch_backends(superuser: Peer, pool_size: int) -> None:
+def count_backends_but(strangers: list[str]) -> str:
+    """SQL that counts the backends of the tests' user which were not there before."""
+    return (
+        f"select count(*) from pg_stat_activity where usename = '{USER}' and "
+        f"pid <> all('{{{','.join(strangers)}}}')"
+    )
+
+
+async def watch_backends(superuser: Peer, sql: str, pool_size: int) -> None:
     """PostgreSQL never has more connections than the pool may open; one that was closed may take a moment to
     go.
     """
     too_many_since = None
-    sql = f"select count(*) from pg_stat_activity where usename = '{USER}'"
     while True:
         (count,) = await superuser.rows(sql)
         now = trio.current_time()
@@ -182,6 +189,9 @@ async def storm(
 ) -> dict[str, int]:
     """The storm, and what must hold during and after it."""
     timeouts = {"cancel": f"{CANCEL:.0f}s", "lease_wait": "30s"}
+    async with watcher(postgres) as superuser:
+        already = f"select pid from pg_stat_activity where usename = '{USER}'"
+        count_ours = count_backends_but(await superuser.rows(already))
     async with pooler(
         postgres,
         method="scram-sha-256",
@@ -207,7 +217,7 @@ async def storm(
             raging = Storm(running, chance, program)
             nursery.start_soon(raging.listen)
             nursery.start_soon(watch_states, running, POOL_SIZE)
-            nursery.start_soon(watch_backends, superuser, POOL_SIZE)
+            nursery.start_soon(watch_backends, superuser, count_ours, POOL_SIZE)
             for name in ("honest", "decent"):
                 nursery.start_soon(ask, running, name)
             async with trio.open_nursery() as assassins:
@@ -220,8 +230,7 @@ async def storm(
         async with watcher(postgres) as superuser:
             sql = f"select query from pg_stat_activity where position($$ {MARKER} $$ in query) > 0"
             assert await superuser.rows(f"{sql} and state = 'active' and pid <> pg_backend_pid()") == []
-            sql = f"select count(*) from pg_stat_activity where usename = '{USER}'"
-            assert int(*await superuser.rows(sql)) <= POOL_SIZE
+            assert int(*await superuser.rows(count_ours)) <= POOL_SIZE
     return raging.killed
 
 
