@@ -50,10 +50,6 @@ class Connection:
 
     # -- registration ----------------------------------------------------------------------------------------
 
-    @property
-    def attached(self) -> bool:
-        return self.fd >= 0
-
     def attach(self) -> None:
         """Enter the data plane."""
         self.fd = self.transport.fileno()

@@ -654,7 +654,7 @@ class ClientSession:
         if not name:
             self.unnamed = None
         elif self.statements is not None:
-            self.statements.pop(name, None)
+            self._remember(name, None)
 
     def _remember(self, name: bytes, statement: Statement | None) -> None:
         if self.statements is None:
