@@ -42,6 +42,7 @@ class Reason(enum.Enum):
     CLIENT_TLS_FAILED = "client tls failed"
     CLIENT_AUTHENTICATION_FAILED = "client authentication failed"
     CLIENT_REFUSED = "client refused"
+    LISTENER_TOO_SLOW = "listener too slow"
     TOO_MANY_CLIENTS = "too many clients"
     SERVER_LOST_MID_MESSAGE = "server lost in the middle of a message"
     SERVER_CLOSED = "server closed the connection"

@@ -250,3 +250,28 @@ def test_a_wrong_configuration_is_all_it_says(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert done.stdout == ""
     assert "databases.app.orign" in done.stderr
+
+
+def test_users_whose_password_only_their_clients_have(postgres: LocalPostgres, tmp_path: Path) -> None:
+    """A SCRAM secret cannot be checked and is no failure; the user that looks others up is checked."""
+    users = {
+        USER: {
+            "password": postgres.run_sql("select rolpassword from pg_authid where rolname = 'app'").strip()
+        }
+    }
+    auth = {"query": "select 1", "query_user": USER, "query_password": PASSWORD, "query_database": "postgres"}
+    done = check(tmp_path, {"app": {"origin": origin(postgres, user="")}}, users=users, auth=auth)
+    known, lookup = done.stdout.splitlines()
+    assert re.fullmatch(
+        rf"app as app: connected, {MILLISECONDS}, .*; not logged in: only its client .*", known
+    )
+    assert re.fullmatch(rf"app as app for auth\.query: ok, PostgreSQL .*, {MILLISECONDS}, .*", lookup)
+    assert done.exit_code == 0
+    done = check(
+        tmp_path,
+        {"app": {"origin": origin(postgres, user="")}},
+        users=users,
+        auth=auth | {"query_password": "wrong"},
+    )
+    assert "app as app for auth.query: credentials" in done.stdout
+    assert done.exit_code == 1

@@ -18,6 +18,7 @@ rules = [
   { method = "cert", tls = true, address = "10.0.0.0/8" },
   { method = "md5", address = "fd00::/8" },
   { method = "password", tls = false, user = "bob" },
+  { method = "reject", user = ["dave", "erin"], database = ["app", "other"], address = ["12.0.0.0/8","unix"]},
 ]
 [listen.tls]
 mode = "require"
@@ -38,6 +39,10 @@ client_ca = "ca.crt"
         ("app", "carol", None, True, AuthMethod.SCRAM_SHA_256),
         ("other", "alice", "fd00::1", True, AuthMethod.MD5),
         ("other", "bob", None, False, AuthMethod.PASSWORD),
+        ("app", "dave", "12.1.1.1", True, AuthMethod.REJECT),
+        ("other", "erin", None, False, AuthMethod.REJECT),
+        ("third", "erin", None, False, AuthMethod.SCRAM_SHA_256),
+        ("app", "erin", "13.1.1.1", False, AuthMethod.SCRAM_SHA_256),
     ],
 )
 def test_the_first_matching_rule_decides(

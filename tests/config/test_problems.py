@@ -40,9 +40,8 @@ def problems(text: str, base: Path | None = None) -> list[str]:
         ),
         pytest.param(
             f"{DATABASE}[listen]\npool_size = 5\n",
-            "x.toml:4: listen.pool_size: unknown key; it belongs in [databases.<name>]; here the nearest "
-            "known one "
-            'is "tls"',
+            "x.toml:4: listen.pool_size: unknown key; it belongs in [users.<name>] or [databases.<name>]; "
+            'here the nearest known one is "tls"',
             id="key of another table",
         ),
         pytest.param(
@@ -267,6 +266,51 @@ def problems(text: str, base: Path | None = None) -> list[str]:
             f"[databases.pgbouncer]\n{ORIGIN}\n",
             'x.toml:1: databases.pgbouncer: "pgbouncer" is a name of the console; choose another name',
             id="name of the console",
+        ),
+        pytest.param(
+            f"{DATABASE}[auth]\nrules = [{{method = 'md5', user = []}}]\n",
+            "x.toml:4: auth.rules[0].user: is empty, so nothing can match it; name something, or leave the "
+            "key out",
+            id="a rule for nobody",
+        ),
+        pytest.param(
+            f"{DATABASE}[auth]\nrules = [{{method = 'md5', address = ['unix', '10.0.0.1/8']}}]\n",
+            'x.toml:4: auth.rules[0].address[1]: "10.0.0.1/8" is not a network; write "10.0.0.0/8"',
+            id="no network among several",
+        ),
+        pytest.param(
+            f"{DATABASE}[auth]\nquery = 'q'\n",
+            "x.toml:2: databases.app.origin: the origin names no user, so auth.query cannot log in there; "
+            "set query_user in [auth]",
+            id="nobody to look users up",
+        ),
+        pytest.param(
+            '[databases."*"]\norigin = "postgresql://u@db"\n[auth]\nquery = "q"\n',
+            'x.toml:2: databases."*".origin: the origin names no database, so auth.query does not know where '
+            "to run; set query_database in [auth]",
+            id="nowhere to look users up",
+        ),
+        pytest.param(
+            f"{DATABASE}[auth]\nquery_user = 'u'\n",
+            "x.toml:4: auth.query_user: has no use without query; add query to this table, or leave it out",
+            id="a user for no query",
+        ),
+        pytest.param(
+            f"{DATABASE.replace('//db', '//u@db')}[auth]\nquery = 'q'\nquery_password = 'p'\n",
+            "x.toml:3: auth: has a password for query and no user; add query_user",
+            id="a password for nobody",
+        ),
+        pytest.param(
+            f"{DATABASE}[auth]\nquery = 'q'\nquery_user = 'u'\nquery_password = 'p'\n"
+            "query_password_env = 'EMPTY'\n",
+            "x.toml:7: auth.query_password_env: the password is given by query_password already; keep one of "
+            "them",
+            id="two passwords for a query",
+        ),
+        pytest.param(
+            f"{DATABASE}[users.a]\nmax_clients = -1\n",
+            "x.toml:4: users.a.max_clients: -1 is out of range; write an integer, at least 0",
+            id="fewer than no clients",
         ),
         pytest.param(
             "[timeouts]\n",

@@ -22,6 +22,7 @@ from trio_pool.config import (
     ListenTLS,
     Origin,
     PoolMode,
+    Rule,
     Secret,
     Session,
     SslMode,
@@ -298,3 +299,36 @@ def test_two_readings_of_one_file_are_equal() -> None:
     first, second = (parse(text, environ={"APP_PASSWORD": "x"}) for _ in range(2))
     assert first == second
     assert hash(first) == hash(second)
+
+
+def test_everything_about_users_and_look_ups(tmp_path: Path) -> None:
+    """The keys of `auth.query`, the limits, and a password of the look-up from a file."""
+    (tmp_path / "lookup").write_text("secret\n")
+    text = """
+    [auth]
+    query = "q"
+    query_user = "u"
+    query_password_file = "lookup"
+    query_database = "d"
+    query_cache = "0"
+    rules = [{ method = "reject", database = "a", user = ["b", "c"], address = "unix" }]
+    [users.alice]
+    max_clients = 3
+    pool_size = 4
+    [databases.app]
+    origin = "postgresql://db"
+    max_clients = 5
+    [session]
+    strict = true
+    """
+    config = parse(text, base=tmp_path)
+    assert config.auth == Auth(
+        query="q",
+        query_user="u",
+        query_password=Secret("secret"),
+        query_database="d",
+        query_cache=0.0,
+        rules=(Rule(AuthMethod.REJECT, database=("a",), user=("b", "c"), address=("unix",)),),
+    )
+    assert config.users == {"alice": User("alice", max_clients=3, pool_size=4)}
+    assert (config.databases["app"].max_clients, config.session.strict) == (5, True)

@@ -35,8 +35,8 @@ class Portal:
     """
 
     command: Command
-    parameters: list[str]
-    rows: list[str] | None = None
+    parameters: list[str | None]
+    rows: list[tuple[str, ...]] | None = None
 
 
 @attrs.define(eq=False)
@@ -182,10 +182,14 @@ class FakePostgres:
         at = 2 + 2 * int.from_bytes(rest[:2], "big")
         count = int.from_bytes(rest[at : at + 2], "big")
         at += 2
-        parameters = []
+        parameters: list[str | None] = []
         for _ in range(count):
             size = int.from_bytes(rest[at : at + 4], "big")
-            parameters.append(rest[at + 4 : at + 4 + size].decode())
+            if size == 0xFFFFFFFF:
+                parameters.append(None)
+                size = 0
+            else:
+                parameters.append(rest[at + 4 : at + 4 + size].decode())
             at += 4 + size
         if count != command.parameters:
             raise Failure("08P01")
@@ -275,22 +279,37 @@ class FakePostgres:
         if portal.rows is None:
             match command.kind:
                 case "echo":
-                    value = portal.parameters[0]
+                    portal.rows = [(portal.parameters[0] or "",)] * command.count
                 case "set_config":
-                    value = self.settings[portal.parameters[0]] = portal.parameters[1]
+                    portal.rows = [self._set_config(portal.parameters)]
+                case "inspect":
+                    portal.rows = self._changed_settings() if portal.parameters else []
                 case "show":
-                    value = self.settings["application_name"]
+                    portal.rows = [(self.settings["application_name"],)]
                 case _:
-                    value = command.value
-            portal.rows = [value] * command.count
+                    portal.rows = [(command.value,)] * command.count
         count = min(limit, len(portal.rows)) if limit else len(portal.rows)
-        self.output += b"".join(map(fakesql.data_row, portal.rows[:count]))
+        self.output += b"".join(fakesql.data_row(*row) for row in portal.rows[:count])
         del portal.rows[:count]
         if limit and count == limit:
             self.output += messages.message(ord("s"))
         else:
             tag = "SHOW" if command.kind == "show" else f"SELECT {count}"
             self.output += messages.command_complete(tag)
+
+    def _set_config(self, parameters: list[str | None]) -> tuple[str, ...]:
+        names = [name or "" for name in parameters[::2]]
+        for name, value in zip(names, parameters[1::2], strict=True):
+            self.settings[name] = DEFAULTS[name] if value is None else value
+        return tuple(self.settings[name] for name in names)
+
+    def _changed_settings(self) -> list[tuple[str, ...]]:
+        """The answer to the pooler's question what the session has set."""
+        return [
+            ("setting", name.encode().hex(), value.encode().hex())
+            for name, value in self.settings.items()
+            if value != DEFAULTS[name]
+        ]
 
     def _copy(self, tag: str, body: bytes) -> None:
         try:

@@ -15,12 +15,13 @@ from trio_pool.wire import messages
 _ROWS = r"(?: FROM generate_series\(1, ?(?P<count>\d+)\))?"
 _PATTERNS: Final = {
     "exit": re.compile(r"(?P<word>COMMIT|ROLLBACK)"),
-    "begin": re.compile(r"BEGIN"),
+    "begin": re.compile(r"BEGIN(?: ISOLATION LEVEL READ COMMITTED)?"),
     "select": re.compile(r"SELECT '(?P<value>[^']*)'" + _ROWS),
     "echo": re.compile(r"SELECT \$1::text" + _ROWS),
     "divide": re.compile(r"SELECT 1/0"),
     "set": re.compile(r"SET application_name = '(?P<value>[^']*)'"),
-    "set_config": re.compile(r"SELECT pg_catalog\.set_config\(\$1, \$2, false\)"),
+    "set_config": re.compile(r"SELECT (?P<value>(?:(?:, )?pg_catalog\.set_config\(\$\d+, \$\d+, false\))+)"),
+    "inspect": re.compile(r"(?P<value>SELECT '(?:setting|pin|channel)'.*)"),
     "reset": re.compile(r'RESET "?application_name"?'),
     "show": re.compile(r"SHOW application_name"),
     "discard": re.compile(r"DISCARD ALL"),
@@ -51,11 +52,13 @@ class Command:
 
     @property
     def parameters(self) -> int:
-        return {"echo": 1, "set_config": 2}.get(self.kind, 0)
+        if self.kind in ("set_config", "inspect"):
+            return self.value.count("$")
+        return 1 if self.kind == "echo" else 0
 
     @property
     def has_rows(self) -> bool:
-        return self.kind in ("select", "echo", "divide", "set_config", "show")
+        return self.kind in ("select", "echo", "divide", "set_config", "inspect", "show")
 
     @property
     def parameter_description(self) -> bytes:
@@ -77,6 +80,7 @@ def read(text: str) -> Command:
     raise Failure("42601")
 
 
-def data_row(value: str) -> bytes:
-    encoded = value.encode()
-    return messages.message(ord("D"), b"\0\1" + len(encoded).to_bytes(4, "big") + encoded)
+def data_row(*values: str) -> bytes:
+    columns = [value.encode() for value in values]
+    body = b"".join(len(column).to_bytes(4, "big") + column for column in columns)
+    return messages.message(ord("D"), len(columns).to_bytes(2, "big") + body)

@@ -21,7 +21,7 @@ def new_client(
     reported = REPORTED.but({name: value for name, value in settings.items() if name in REPORTED})
     if registry is None:
         registry = StatementRegistry(PREFIX)
-    return ClientSession(registry, REPORTED, settings, reported, max_statements=max_statements)
+    return ClientSession(registry, settings, reported, max_statements=max_statements)
 
 
 def new_server(*, max_statements: int = 100) -> ServerSession:

@@ -6,7 +6,7 @@ PostgreSQL of its own beside the pool's (`Client.direct`), which is fed the same
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,6 +21,11 @@ from trio_pool.protocol.statements import StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.frames import MAX_LARGE, Assembler
 from trio_pool.wire.tags import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_pool.protocol.inspection import Inspection
 
 REPORTED = intern(DEFAULTS)
 GONE = ServerFault("the server is gone", SqlState.CONNECTION_FAILURE, reason=Reason.SERVER_CLOSED)
@@ -77,12 +82,19 @@ class Server:
     def offer(self) -> None:
         client = self.client
         assert client is not None
-        if self.session.pins and not client.ending:
-            return
-        if client.returns():
+        if client.ending:
+            client.finish()
+        elif self.session.must_ask:
+            self.write(self.session.inspect(client.session.names_asked(), self._found(client)))
+        elif self.session.pins:
+            self.write(client.session.readopt(self.session))
+        elif client.returns():
             self.client = None
             self._recycle()
             client.after_lease()
+
+    def _found(self, client: Client) -> Callable[[Inspection], None]:
+        return lambda inspection: client.session.found(inspection, self.session)
 
     def orphaned(self, *, mid_message: bool) -> None:
         self.client = None
@@ -266,7 +278,7 @@ class Relay:
 
     def connect(self, name: str) -> Client:
         """A client logs in."""
-        session = ClientSession(self.registry, REPORTED, NONE, REPORTED, max_statements=100)
+        session = ClientSession(self.registry, NONE, REPORTED, max_statements=100)
         client = Client(self, name, session)
         self.clients.append(client)
         return client
@@ -278,7 +290,9 @@ class Relay:
         slot = Slot()
         self.pool.connecting(slot)
         session = ServerSession(
-            REPORTED, max_statements=self.max_statements, on_plans_changed=self.registry.renew
+            REPORTED,
+            max_statements=self.max_statements,
+            on_plans_changed=self.registry.renew,
         )
         server = Server(self, FakePostgres(self.noise), session, slot.state)
         self.servers.append(server)
@@ -328,11 +342,12 @@ class Relay:
         assert not session.waiting
         assert session.status == Status.IDLE
         assert not session.dirty
+        assert not session.must_ask
         assert _tags(backend.unread + server.outgoing) <= set("Hdcf"), "nothing that is answered"
         assert backend.at_rest
         assert read_replies(session.rest + bytes(backend.output)) == []
         ours = {statement.name.decode() for statement in session.statements.present}
-        assert ours <= backend.statements.keys() <= ours | {""} | {name.decode() for name in session.stale}
+        assert ours <= backend.statements.keys() <= ours | {""} | {name.decode() for name in session.laid}
         assert not session.statements.unconfirmed
         assert backend.settings == DEFAULTS | dict(session.settings.items())
 

@@ -12,6 +12,7 @@ from trio_pool.wire.messages import ErrorFields
 from trio_pool.wire.tags import Backend, Status
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+no_null = st.binary(max_size=80).map(lambda data: data.replace(b"\0", b""))
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,7 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
         (b"K\0\0\0\x0c\0\0\0\7abcd", messages.backend_key_data(7, b"abcd")),
         (b"C\0\0\0\x0dROLLBACK\0", messages.command_complete("ROLLBACK")),
         (b"Q\0\0\0\x0dselect 1\0", messages.query("select 1")),
+        (b"A\0\0\0\x0d\0\0\0\7ab\0c\0", messages.notification(7, b"ab", b"c")),
         (b"P\0\0\0\x10s1\0select\0\0\0", messages.parse(b"s1", b"select\0\0\0")),
         (b"C\0\0\0\x08Ss1\0", messages.close_statement(b"s1")),
         (b"E\0\0\0\x09\0\0\0\0\0", messages.EXECUTE),
@@ -64,6 +66,20 @@ def test_a_malformed_parameter(body: bytes) -> None:
     """Anything but two terminated strings is refused."""
     with pytest.raises(FramingError):
         messages.read_parameter_status(body)
+
+
+@given(st.integers(0, 2**32 - 1), no_null, no_null)
+def test_a_notification_can_be_read_back(process_id: int, channel: bytes, payload: bytes) -> None:
+    """NotificationResponse gives back channel and payload."""
+    body = messages.notification(process_id, channel, payload)[5:]
+    assert messages.read_notification(body) == (channel, payload)
+
+
+@pytest.mark.parametrize("rest", [b"", b"a\0", b"a\0b", b"a\0b\0c\0"])
+def test_a_malformed_notification(rest: bytes) -> None:
+    """Anything but two terminated strings behind the process id is refused."""
+    with pytest.raises(FramingError):
+        messages.read_notification(b"\0\0\0\7" + rest)
 
 
 @pytest.mark.parametrize("secret", [b"", b"abc", b"x" * 257])

@@ -27,13 +27,14 @@ class TlsMode(StrEnum):
 
 
 class AuthMethod(StrEnum):
-    """How a client proves who it is; the names of ``pg_hba.conf``."""
+    """How a client proves who it is, or that it must not come in; the names of ``pg_hba.conf``."""
 
     TRUST = "trust"
     PASSWORD = "password"
     MD5 = "md5"
     SCRAM_SHA_256 = "scram-sha-256"
     CERT = "cert"
+    REJECT = "reject"
 
 
 @attrs.frozen
@@ -99,24 +100,31 @@ class Listen:
 
 @attrs.frozen
 class Rule:
-    """Chooses an authentication method; what is None matches everything."""
+    """Chooses an authentication method; what is None matches everything, a tuple any one of its members."""
 
     method: AuthMethod = attrs.field(
         metadata=about(
             kinds.choice(AuthMethod), "The method for clients that match all other keys of the rule."
         )
     )
-    database: str | None = attrs.field(
-        default=None, metadata=about(kinds.TEXT, "Name of the database. Default: every database.")
-    )
-    user: str | None = attrs.field(
-        default=None, metadata=about(kinds.TEXT, "Name of the user. Default: every user.")
-    )
-    address: kinds.Network | None = attrs.field(
+    database: tuple[str, ...] | None = attrs.field(
         default=None,
         metadata=about(
-            kinds.NETWORK,
-            'The client\'s address, such as `"10.0.0.0/8"`. A rule with it never matches on a Unix socket. '
+            kinds.one_or_several(kinds.TEXT, "array of strings"),
+            "Names of databases, as clients call them. Default: every database.",
+        ),
+    )
+    user: tuple[str, ...] | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.one_or_several(kinds.TEXT, "array of strings"), "Names of users. Default: every user."
+        ),
+    )
+    address: tuple[kinds.Network | Literal["unix"], ...] | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.one_or_several(kinds.NETWORK, "array of networks"),
+            'The client\'s address, such as `"10.0.0.0/8"`, or `"unix"` for every client on a Unix socket. '
             "Default: every client.",
         ),
     )
@@ -128,14 +136,16 @@ class Rule:
     def matches(self, database: str, user: str, host: str | None, tls: bool) -> bool:
         """``host`` is the client's numeric address, or None on a Unix socket."""
         return (
-            self.database in {None, database}
-            and self.user in {None, user}
+            (self.database is None or database in self.database)
+            and (self.user is None or user in self.user)
             and self.tls in {None, tls}
-            and (self.address is None or (host is not None and _contains(self.address, host)))
+            and (self.address is None or any(_contains(network, host) for network in self.address))
         )
 
 
-def _contains(network: kinds.Network, host: str) -> bool:
+def _contains(network: kinds.Network | Literal["unix"], host: str | None) -> bool:
+    if network == kinds.UNIX or host is None:
+        return network == kinds.UNIX and host is None
     address = ipaddress.ip_address(host)
     # A socket that listens on "::" may name an IPv4 client ::ffff:a.b.c.d.
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped and network.version == 4:
@@ -149,15 +159,41 @@ class Auth:
         default=AuthMethod.SCRAM_SHA_256,
         metadata=about(
             kinds.choice(AuthMethod),
-            "How clients log in where no rule says otherwise, named as in `pg_hba.conf`.",
+            "How clients log in where no rule says otherwise, named as in `pg_hba.conf`. `reject` lets "
+            "nobody in, so that only the rules do.",
         ),
     )
     query: str | None = attrs.field(
         default=None,
         metadata=about(
             kinds.TEXT,
-            "Looks up at the origin a user that has no table here: `$1` is the user's name, the answer one "
-            "row of name and stored password.",
+            "Looks up a user that has no password here at the origin of the database that it asks for: `$1` "
+            "is the user's name, the answer one row of name, stored password and, if it has a third column, "
+            "the time until which the password is valid. Only names of `pg_catalog` are found without their "
+            "schema.",
+        ),
+    )
+    query_user: str | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.TEXT,
+            "The user that `query` runs as. Default: the origin's user. Needed where an origin names none.",
+        ),
+    )
+    query_password: Secret | None = None
+    query_database: str | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.TEXT,
+            "The database at the origin that `query` runs in. Default: the one that the client asks for. "
+            'Needed where the origin of `[databases."*"]` names none.',
+        ),
+    )
+    query_cache: float = attrs.field(
+        default=1.0,
+        metadata=about(
+            kinds.SPAN,
+            "How long a user that `query` has found is remembered. `0` asks anew at each login.",
         ),
     )
     rules: tuple[Rule, ...] = ()
@@ -183,3 +219,19 @@ class User:
 
     name: str
     password: Secret | None = None
+    max_clients: int = attrs.field(
+        default=0,
+        metadata=about(
+            kinds.integer(0),
+            "Clients of this user at the same time; `0` is any number. One more is refused with SQLSTATE "
+            "53300.",
+        ),
+    )
+    pool_size: int | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.integer(1, kinds.MOST_SERVERS),
+            "Server connections of one pool of this user, where each user has its own (the origin names no "
+            "user). Default: the database's.",
+        ),
+    )

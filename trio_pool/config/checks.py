@@ -31,6 +31,7 @@ def find_faults(config: Config) -> Iterator[Fault]:
     yield from _check_addresses(config)
     yield from _check_tls(config)
     yield from _check_methods(config)
+    yield from _check_query(config)
     if not config.databases:
         yield Fault(
             "no database is configured",
@@ -104,6 +105,41 @@ def _check_methods(config: Config) -> Iterator[Fault]:
             ("auth", "method"),
             (_MODE, ("listen", "addresses"), ("auth", "rules"), ("auth", "allow_cleartext_without_tls")),
         )
+
+
+def _check_query(config: Config) -> Iterator[Fault]:
+    """Whether `auth.query` knows where to run, and as whom."""
+    auth = config.auth
+    query: KeyPath = ("auth", "query")
+    user: KeyPath = ("auth", "query_user")
+    if auth.query is None:
+        for name in ("query_user", "query_database"):
+            if getattr(auth, name) is not None:
+                yield Fault(
+                    "has no use without query",
+                    "add query to this table, or leave it out",
+                    ("auth", name),
+                    (query,),
+                )
+        return
+    if auth.query_password is not None and auth.query_user is None:
+        yield Fault("has a password for query and no user", "add query_user", ("auth",), (user,))
+    for name, database in config.databases.items():
+        at: KeyPath = ("databases", name, "origin")
+        if database.origin.user is None and auth.query_user is None:
+            yield Fault(
+                "the origin names no user, so auth.query cannot log in there",
+                "set query_user in [auth]",
+                at,
+                (query, user),
+            )
+        if database.origin.dbname is None and auth.query_database is None:
+            yield Fault(
+                "the origin names no database, so auth.query does not know where to run",
+                "set query_database in [auth]",
+                at,
+                (query, ("auth", "query_database")),
+            )
 
 
 def _check_database(name: str, database: Database) -> Iterator[Fault]:

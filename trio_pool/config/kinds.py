@@ -12,7 +12,7 @@ import ipaddress
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# PostgreSQL's own limit on max_connections (MAX_BACKENDS, PostgreSQL 18): no origin can serve more.
+MOST_SERVERS: Final = 262_143
+
+UNIX: Final = "unix"
+"""Stands among networks for every client on a Unix socket."""
 
 
 def _spell(value: object) -> str:
@@ -160,6 +166,21 @@ def array(kind: Kind, name: str) -> Kind:
     return Kind(name, read, lambda items: f"[{', '.join(map(kind.spell, items))}]")
 
 
+def one_or_several(kind: Kind, name: str) -> Kind:
+    """A value, or an array of at least one; either way a tuple is what comes of it."""
+    several = array(kind, name)
+
+    def read(value: object, base: Path) -> tuple[object, ...]:
+        if not isinstance(value, list | tuple):
+            return (kind.read(value, base),)
+        if not value:
+            raise refuse("is empty, so nothing can match it", "name something, or leave the key out")
+        items: tuple[object, ...] = several.read(value, base)
+        return items
+
+    return Kind(f"{kind.name}, or array of these", read, several.spell)
+
+
 def _read_boolean(value: object, base: Path) -> bool:
     if not isinstance(value, bool):
         raise wrong_type(value, "a boolean", "write true or false, without quotes")
@@ -212,8 +233,10 @@ def _read_file(value: object, base: Path) -> Path:
     return base / (value if isinstance(value, Path) else _read_text(value, base))
 
 
-def _read_network(value: object, base: Path) -> Network:
+def _read_network(value: object, base: Path) -> Network | Literal["unix"]:
     text = _read_text(value, base)
+    if text == UNIX:
+        return UNIX
     try:
         return ipaddress.ip_network(text)
     except ValueError:

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 CONSOLE_DATABASES = frozenset({"trio_pool", "pgbouncer"})
 """Names that lead to the console and never to an origin."""
 
-# PostgreSQL's own limit on max_connections (MAX_BACKENDS, PostgreSQL 18): no origin can serve more.
-_MOST_SERVERS = 262_143
-
 
 class PoolMode(StrEnum):
     """For how long a client keeps a server connection."""
@@ -79,6 +76,14 @@ class Session:
     server_prepared_statements: int = attrs.field(
         default=500,
         metadata=about(kinds.integer(1), "Prepared statements kept on one server connection."),
+    )
+    strict: bool = attrs.field(
+        default=False,
+        metadata=about(
+            kinds.BOOLEAN,
+            "Reset a server connection after every lease during which a function that is not PostgreSQL's "
+            "own may have run, and ask it for everything that the session holds.",
+        ),
     )
 
 
@@ -134,11 +139,13 @@ class Database:
     )
     pool_size: int = attrs.field(
         default=20,
-        metadata=about(kinds.integer(1, _MOST_SERVERS), "Server connections of one pool, at most."),
+        metadata=about(kinds.integer(1, kinds.MOST_SERVERS), "Server connections of one pool, at most."),
     )
     min_pool_size: int = attrs.field(
         default=0,
-        metadata=about(kinds.integer(0, _MOST_SERVERS), "Server connections that are kept open while idle."),
+        metadata=about(
+            kinds.integer(0, kinds.MOST_SERVERS), "Server connections that are kept open while idle."
+        ),
     )
     max_waiting: int = attrs.field(
         default=0,
@@ -153,6 +160,14 @@ class Database:
             kinds.integer(0),
             "Reads that a busy server connection may be sent ahead of time, beyond the running one. `0` is "
             "off.",
+        ),
+    )
+    max_clients: int = attrs.field(
+        default=0,
+        metadata=about(
+            kinds.integer(0),
+            "Clients of this database at the same time; `0` is any number. One more is refused with SQLSTATE "
+            "53300.",
         ),
     )
     timeouts: Timeouts = attrs.field(factory=Timeouts)

@@ -145,10 +145,13 @@ class _Reading:
             self._report_refused(
                 ("auth", "rules"), wrong_type(given, "an array of tables", "write [[auth.rules]]")
             )
-        return Auth(**self._keys(tables.AUTH, data, ("auth",)), rules=tuple(rules))
+        values = self._keys(tables.AUTH, data, ("auth",))
+        password = self._password(values, ("auth",), tables.QueryPasswordSource)
+        return Auth(**values, query_password=password, rules=tuple(rules))
 
     def _user(self, name: str, at: KeyPath, users: Mapping[str, object]) -> User:
-        return User(name, self._password(self._keys(tables.USER, users, at), at))
+        values = self._keys(tables.USER, users, at)
+        return User(name, self._password(values, at), **values)
 
     def _database(
         self, name: str, at: KeyPath, databases: Mapping[str, object], general: Timeouts
@@ -182,24 +185,26 @@ class _Reading:
                 self._report((header, str(name)), Fault("is not a name", "choose one that is not empty"))
         return {name: entry(name, (header, name), named) for name in named}
 
-    def _password(self, values: dict[str, Any], at: KeyPath) -> Secret | None:
+    def _password(
+        self,
+        values: dict[str, Any],
+        at: KeyPath,
+        source: type[attrs.AttrsInstance] = tables.PasswordSource,
+    ) -> Secret | None:
         """Takes the keys of the password out of ``values`` and follows them."""
-        given = {
-            name: values.pop(name) for name in attrs.fields_dict(tables.PasswordSource) if name in values
-        }
+        given = {name: values.pop(name) for name in attrs.fields_dict(source) if name in values}
         for surplus in list(given)[1:]:
             first = next(iter(given))
             self._report(
                 (*at, surplus), Fault(f"the password is given by {first} already", "keep one of them")
             )
         try:
-            match given:
-                case {"password": secret}:
-                    assert isinstance(secret, Secret), "what its kind reads"
+            match next(iter(given.values()), None):
+                case Secret() as secret:
                     return secret
-                case {"password_env": variable}:
+                case str() as variable:
                     return self._from_environment(variable)
-                case {"password_file": path}:
+                case Path() as path:
                     return self._from_file(path)
         except Refused as refused:
             self._report_refused((*at, next(iter(given))), refused)

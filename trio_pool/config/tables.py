@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trio_pool.config import kinds
-from trio_pool.config.access import Auth, Listen, ListenTLS, Rule
+from trio_pool.config.access import Auth, Listen, ListenTLS, Rule, User
 from trio_pool.config.kinds import about, keys_of
 from trio_pool.config.model import Admin, Cache, Database, Http, Session
 from trio_pool.config.timeouts import Timeouts
@@ -36,6 +36,25 @@ class PasswordSource:
 
 
 @attrs.frozen
+class QueryPasswordSource:
+    """The same for the user that ``auth.query`` runs as."""
+
+    query_password: Secret | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.SECRET, "The password of `query_user`. At most one of these three keys is given."
+        ),
+    )
+    query_password_env: str | None = attrs.field(
+        default=None, metadata=about(kinds.TEXT, "Name of the environment variable that has that password.")
+    )
+    query_password_file: Path | None = attrs.field(
+        default=None,
+        metadata=about(kinds.FILE, "File that has that password. A line break at its end does not count."),
+    )
+
+
+@attrs.frozen
 class Table:
     """``header`` is what stands in brackets, with <name> for a name that the user chooses."""
 
@@ -60,15 +79,16 @@ LISTEN = Table("listen", (Listen,), "Where clients connect.", ("tls",))
 LISTEN_TLS = Table(
     "listen.tls", (ListenTLS,), "TLS between clients and trio-pool. For the origin's see its URL."
 )
-AUTH = Table("auth", (Auth,), "How clients log in.", ("rules",))
+AUTH = Table("auth", (Auth, QueryPasswordSource), "How clients log in.", ("rules",))
 RULE = Table(
     "auth.rules", (Rule,), "An array of tables; the first rule that matches a client decides its method."
 )
 USER = Table(
     "users.<name>",
-    (PasswordSource,),
-    "A user that clients can log in as. The password is in clear text or in one of PostgreSQL's stored "
-    "forms, `SCRAM-SHA-256$...` or `md5...`, as in `pg_authid`.",
+    (User, PasswordSource),
+    "A user that clients can log in as; without a password, one that `auth.query` looks up. The password is "
+    "in clear text or in one of PostgreSQL's stored forms, `SCRAM-SHA-256$...` or `md5...`, as in "
+    "`pg_authid`.",
 )
 DATABASE = Table(
     "databases.<name>",

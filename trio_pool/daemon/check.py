@@ -16,11 +16,13 @@ from trio_pool.config.durations import format_duration
 from trio_pool.errors import Reason, ServerFault
 from trio_pool.net.dial import OriginAccess, dial_host, reach_host, spell
 from trio_pool.net.transport import TLSTransport
+from trio_pool.protocol.credentials import looks_like_scram
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trio_pool.config.access import Auth
     from trio_pool.config.model import Config, Database
     from trio_pool.net.transport import PlainTransport
 
@@ -128,6 +130,7 @@ def probes_of(config: Config, database: Database) -> Iterator[Probe]:
     origin = database.origin
     unlogged: str | None = None
     users: list[tuple[str, str, str | None]] = []
+    shown: list[str] = []
     if database.name == "*" and origin.dbname is None:
         unlogged = "the client names the database"
     elif origin.user is not None:
@@ -137,6 +140,8 @@ def probes_of(config: Config, database: Database) -> Iterator[Probe]:
             (f" as {user.name}", user.name, user.password.reveal() if user.password is not None else None)
             for user in config.users.values()
         ]
+        # Such a user logs in by what its own client shows (SCRAM pass-through).
+        shown = [suffix for suffix, _, password in users if password and looks_like_scram(password)]
         if not users:
             unlogged = "neither the origin nor the configuration names a user"
     for host, port in origin.hosts:
@@ -144,7 +149,19 @@ def probes_of(config: Config, database: Database) -> Iterator[Probe]:
         if unlogged is not None:
             yield Probe(database.name + at, database, host, port, unlogged=unlogged)
         for suffix, user, password in users:
-            yield Probe(database.name + suffix + at, database, host, port, user, password)
+            why = "only its client can show the password" if suffix in shown else None
+            yield Probe(database.name + suffix + at, database, host, port, user, password, why)
+        if config.auth.query is not None and config.auth.query_user is not None:
+            yield _probe_of_query(config.auth, database, host, port, at)
+
+
+def _probe_of_query(auth: Auth, database: Database, host: str, port: int, at: str) -> Probe:
+    """Whether the user that `auth.query` runs as can log in; the query itself is not run."""
+    assert auth.query_user is not None
+    label = f"{database.name} as {auth.query_user} for auth.query{at}"
+    password = auth.query_password.reveal() if auth.query_password is not None else None
+    origin = attrs.evolve(database.origin, dbname=auth.query_database or database.origin.dbname)
+    return Probe(label, attrs.evolve(database, origin=origin), host, port, auth.query_user, password)
 
 
 def tls_version(transport: PlainTransport | TLSTransport) -> str:

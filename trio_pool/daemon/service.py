@@ -29,6 +29,7 @@ from trio_pool.net.client import LINGER, Client, part
 from trio_pool.net.clients import Clients
 from trio_pool.net.conversation import Conversation, EndOfStream
 from trio_pool.net.listeners import accept_for_ever, listening, spell
+from trio_pool.net.lookup import Lookup
 from trio_pool.net.origin import OriginPool
 from trio_pool.net.poller import Poller
 from trio_pool.net.transport import PlainTransport
@@ -39,11 +40,13 @@ from trio_pool.protocol.channel_binding import end_point
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
+    from trio_pool.config.access import User
     from trio_pool.config.address import Address
-    from trio_pool.config.model import Config
+    from trio_pool.config.model import Config, Database
     from trio_pool.net.listeners import Socket
+    from trio_pool.protocol.credentials import OriginSecret
     from trio_pool.wire.startup import CancelRequest
 
 log = structlog.get_logger()
@@ -60,6 +63,8 @@ class Service:
     poller: Poller = attrs.field(factory=Poller)
     clients: Clients = attrs.field(init=False)
     pools: dict[PoolKey, OriginPool] = attrs.field(factory=dict)
+    lookups: dict[str, Lookup] = attrs.field(factory=dict)
+    """By the name of a database's table."""
     addresses: tuple[str, ...] = ()
     _reception: Reception = attrs.field(init=False)
     _stopping: trio.Event = attrs.field(factory=trio.Event)
@@ -77,6 +82,7 @@ class Service:
         credentials = {
             name: Credentials.parse(name, user.password.reveal() if user.password is not None else None)
             for name, user in config.users.items()
+            if user.password is not None or config.auth.query is None
         }
         for known in credentials.values():
             known.secret(mock_key)  # derived now rather than in front of the first client
@@ -85,40 +91,60 @@ class Service:
             self.poller,
             self.clients,
             self.pool_for,
+            self.lookup_for,
             credentials,
             tls.listen_context(listen_tls) if encrypted else None,
             end_point(tls.own_certificate(listen_tls)) if encrypted else None,
             mock_key,
+            mock_scram=_mostly_scram(credentials.values()),
         )
 
     def stop(self) -> None:
         """Drain: no new clients, the others leave between their transactions, within `drain`."""
         self._stopping.set()
 
-    def pool_for(self, database: str, user: str) -> OriginPool | None:
-        """The pool of a database for a client's user, made on first use; None without such a database."""
+    def pool_for(self, database: str, user: str, secret: OriginSecret | None = None) -> OriginPool | None:
+        """The pool of a database for a client's user, made on first use; None without such a database.
+
+        `secret` is what the client can log in at the origin with. A pool of its own logs in with the one that
+        was shown last; a pool that all users share has the origin's.
+        """
         found = self.config.database(database)
         if found is None:
             return None
         origin = found.origin
         key = PoolKey(database, origin.user or user)
+        if origin.user is not None:
+            secret = origin.password.reveal() if origin.password is not None else None
+        else:
+            found = _sized_for(found, self.config.users.get(user))
         pool = self.pools.get(key)
         if pool is None:
-            if origin.user is not None:
-                password = origin.password
-            else:
-                password = self.config.users[user].password if user in self.config.users else None
             pool = self.pools[key] = OriginPool(
                 found,
                 key.user,
-                password.reveal() if password is not None else None,
+                secret,
                 limits=self.config.session,
                 poller=self.poller,
                 statement_prefix=self._statement_prefix,
             )
             assert self._pool_nursery is not None
             self._pool_nursery.start_soon(pool.run)
+        elif secret is not None and secret != pool.access.password:
+            pool.access = attrs.evolve(pool.access, password=secret)
         return pool
+
+    def lookup_for(self, database: str) -> Lookup | None:
+        """The look-up of users for a database, made on first use; None where they are not looked up."""
+        if self.config.auth.query is None or self.config.database(database) is None:
+            return None
+        name = database if database in self.config.databases else "*"
+        lookup = self.lookups.get(name)
+        if lookup is None:
+            lookup = self.lookups[name] = Lookup(self.config.databases[name], self.config.auth)
+            assert self._pool_nursery is not None
+            self._pool_nursery.start_soon(lookup.run)
+        return lookup
 
     async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. `started` gets this object once clients can connect.
@@ -215,6 +241,7 @@ class Service:
             log.error("internal error in a client's task", client=peer, exc_info=error)
         finally:
             self.clients.connections -= 1
+            self.clients.leave(conversation)
             conversation.transport.close()
             if client is not None:
                 del self.clients.by_id[client.process_id]
@@ -264,6 +291,20 @@ class Service:
         client = self.clients.find(request)
         if client is not None:
             await client.cancel()
+
+
+def _mostly_scram(credentials: Collection[Credentials]) -> bool:
+    """Whether a user of whom nothing is known most likely has a SCRAM secret, as PostgreSQL makes them."""
+    hashed = [known for known in credentials if known.clear is None]
+    return 2 * sum(known.scram is not None for known in hashed) >= len(hashed)
+
+
+def _sized_for(database: Database, user: User | None) -> Database:
+    """The database as the pool of this user alone has it."""
+    if user is None or user.pool_size is None:
+        return database
+    size = user.pool_size
+    return attrs.evolve(database, pool_size=size, min_pool_size=min(database.min_pool_size, size))
 
 
 def _listen(stack: ExitStack, address: Address) -> Socket:

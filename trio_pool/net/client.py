@@ -19,16 +19,28 @@ from trio_pool.net.connection import Connection
 from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
+from trio_pool.protocol.facts import Ask
 from trio_pool.wire import messages
+from trio_pool.wire.frames import HEADER_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.poller import Poller
     from trio_pool.net.server import Server
     from trio_pool.net.transport import Transport
+    from trio_pool.protocol.inspection import Inspection
+    from trio_pool.wire.messages import ErrorFields
 
 log = structlog.get_logger()
 
+MAX_NOTIFICATIONS = 1 << 20
+"""Bytes of notifications that wait for a client to read them, after which it is disconnected: they can
+neither be kept without a bound nor be lost in silence.
+"""
+LISTEN_ENCODED = "LISTEN with another client_encoding"
+"""Why a client is pinned that the listening connection could only tell in an encoding which is not its own."""
 LINGER = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
@@ -38,6 +50,8 @@ class Client(Connection):
 
     __slots__ = (
         "_ended",
+        "_notifications",
+        "_notifications_size",
         "_parting",
         "_sleeping_until",
         "active_at",
@@ -70,6 +84,9 @@ class Client(Connection):
         self.active_at = self.requested_at = self.leased_at = trio.current_time()
         self._sleeping_until = math.inf
         self._ended: Reason | None = None
+        self._notifications: list[bytes] = []
+        """Held back until the client is between transactions."""
+        self._notifications_size = 0
         self._parting = b""
         """A FATAL error that is sent before the end."""
 
@@ -169,6 +186,8 @@ class Client(Connection):
         self.server = None
         session.unlink()
         self.active_at = self.poller.now
+        if self._notifications:
+            self.kept()
         if not self.mask & READABLE:
             self.resume()  # it was paused for the server that it leaves
         return True
@@ -199,9 +218,90 @@ class Client(Connection):
             self.resume()
             self._after_input()
 
+    def refused(self, server: Server, error: ErrorFields) -> None:
+        """The server does not take the client's settings any more (a role was dropped): its requests get that
+        error.
+        """
+        self.server = None
+        detail = "The settings that this client has made could not be made on another server connection."
+        self.session.lose(messages.error(error.sqlstate, error.summary, detail=error.detail or detail))
+        self.resume()
+        self._after_input()
+
+    def names_asked(self) -> Iterable[str]:
+        return self.session.names_asked()
+
+    def found(self, inspection: Inspection, server: Server) -> None:
+        self.session.found(inspection, server.session)
+        if Ask.CHANNELS in inspection.asks:
+            self._listens_to(frozenset(inspection.channels), server)
+
+    def readopt(self, server: Server) -> bytes:
+        return self.session.readopt(server.session)
+
+    # -- notifications ---------------------------------------------------------------------------------------
+
+    def _listens_to(self, channels: frozenset[bytes], server: Server) -> None:
+        """What PostgreSQL says that the client listens to, on the server that it leases."""
+        session = self.session
+        listening = self.origin.listening
+        channels -= {listening.marker}
+        gone = session.channels - channels
+        if gone:
+            listening.withdraw(self, gone)
+            session.channels &= channels
+            server.session.silenced = session.channels
+            # What came behind the UNLISTEN has been held back, since the server is still leased.
+            self._notifications = [m for m in self._notifications if _channel_of(m) not in gone]
+            self._notifications_size = sum(map(len, self._notifications))
+        if channels - session.channels:
+            if session.reported.get("client_encoding", "UTF8") == listening.encoding:
+                server.hand_over(self, channels)
+            else:
+                server.session.pins[LISTEN_ENCODED] = None
+        else:
+            server.session.pins.pop(LISTEN_ENCODED, None)
+
+    def handed_over(self, channels: frozenset[bytes]) -> None:
+        """From now on the pool's listening connection tells what happens on these channels."""
+        self.session.channels = channels
+
+    def notify(self, message: bytes) -> None:
+        """The listening connection has a notification. A transaction has to end before the client gets it."""
+        echoes = self.session.echoes
+        if message in echoes:
+            while echoes.popleft() != message:
+                pass  # lost with the listening connection's predecessor
+            return
+        self._notifications.append(message)
+        self._notifications_size += len(message)
+        if self._between_transactions:
+            self.kept()
+        if self._notifications_size > MAX_NOTIFICATIONS:
+            self.fail(
+                ClientFault(
+                    "too many unread notifications", SqlState.LIMIT_EXCEEDED, reason=Reason.LISTENER_TOO_SLOW
+                )
+            )
+
+    @property
+    def _between_transactions(self) -> bool:
+        return self.server is None and self.session.state in (ClientState.IDLE, ClientState.WAITING)
+
+    def kept(self) -> None:
+        """Between transactions: what was held back for the client can be told, if it reads."""
+        if self._notifications and not self.transport.pending:
+            told, self._notifications = b"".join(self._notifications), []
+            self._notifications_size = 0
+            self.write(told)
+
     @property
     def ending(self) -> bool:
         return self.session.state is ClientState.ENDING
+
+    @property
+    def mid_message(self) -> bool:
+        return self.session.body_left > 0
 
     def on_gone(self) -> None:
         """Reset, or closed while it was not read: nobody is there to answer."""
@@ -211,6 +311,8 @@ class Client(Connection):
             self._vanish()
 
     def on_drained(self) -> None:
+        if self._notifications and self._between_transactions:
+            self.kept()
         if self.server is not None:
             self.server.resume()
         elif not self.ending:
@@ -245,6 +347,8 @@ class Client(Connection):
         self._ended = reason
         self.detach()
         self.origin.pool.forget(self)
+        if self.session.echoes.maxlen is None:  # it has listened to something
+            self.origin.listening.forget(self)
         server, self.server = self.server, None
         if server is not None:
             server.orphaned(
@@ -331,6 +435,10 @@ class Client(Connection):
 
     async def _part(self) -> None:
         await part(self.transport, self._parting)
+
+
+def _channel_of(notification: bytes) -> bytes:
+    return messages.read_notification(notification[HEADER_SIZE:])[0]
 
 
 async def part(transport: Transport, error: bytes) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
+
+from trio_pool.errors import ClientFault, Reason, SqlState
 
 if TYPE_CHECKING:
     from trio_pool.net.client import Client
@@ -20,12 +23,46 @@ SECRET_SIZES = {False: 4, True: 32}
 class Clients:
     """Connected clients.
 
-    `connections` counts sockets from accept to close, `by_id` holds those that have logged in.
+    `connections` counts sockets from accept to close, `by_id` holds those that have logged in. In between,
+    once a client has proved who it is, it is counted for its database and its user.
     """
 
     limit: int
     connections: int = 0
     by_id: dict[int, Client] = attrs.field(factory=dict)
+    of_database: Counter[str] = attrs.field(factory=Counter)
+    of_user: Counter[str] = attrs.field(factory=Counter)
+    _admitted: dict[object, tuple[str, str]] = attrs.field(factory=dict)
+
+    def admit(
+        self,
+        connection: object,
+        database: str,
+        user: str,
+        *,
+        most_of_database: int = 0,
+        most_of_user: int = 0,
+    ) -> None:
+        """Count one more client until `leave` is called with the same connection; 0 is any number.
+
+        Raises `ClientFault` in PostgreSQL's words (`InitializeSessionUserId`, `CheckMyDatabase`).
+        """
+        if most_of_user and self.of_user[user] >= most_of_user:
+            raise _too_many(f'too many connections for role "{user}"')
+        if most_of_database and self.of_database[database] >= most_of_database:
+            raise _too_many(f'too many connections for database "{database}"')
+        self._admitted[connection] = database, user
+        self.of_database[database] += 1
+        self.of_user[user] += 1
+
+    def leave(self, connection: object) -> None:
+        """The connection is closed, whether it was admitted or not."""
+        admitted = self._admitted.pop(connection, None)
+        if admitted is not None:
+            for counter, name in zip((self.of_database, self.of_user), admitted, strict=True):
+                counter[name] -= 1
+                if not counter[name]:
+                    del counter[name]
 
     def new_key(self, *, long: bool) -> tuple[int, bytes]:
         """A process id that no other client has, and a secret."""
@@ -43,3 +80,7 @@ class Clients:
 
     def __len__(self) -> int:
         return len(self.by_id)
+
+
+def _too_many(message: str) -> ClientFault:
+    return ClientFault(message, SqlState.TOO_MANY_CONNECTIONS, reason=Reason.TOO_MANY_CLIENTS)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trio_pool.config.model import Database
+    from trio_pool.protocol.credentials import OriginSecret
 
 Address = tuple[int, object]
 """Address family and what `connect` takes."""
@@ -46,11 +47,11 @@ class OriginAccess:
     origin: Origin
     startup_parameters: Mapping[str, str]
     """What our own StartupMessage says: user, database, settings."""
-    password: str | None = attrs.field(repr=False)
+    password: OriginSecret | None = attrs.field(repr=False)
     tls_context: ssl.SSLContext
 
     @classmethod
-    def to(cls, database: Database, user: str, password: str | None) -> Self:
+    def to(cls, database: Database, user: str, password: OriginSecret | None) -> Self:
         """The access of one pool.
 
         Raises OSError (`ssl.SSLError` is one) if a certificate cannot be loaded.

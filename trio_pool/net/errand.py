@@ -8,16 +8,20 @@ import trio
 
 from trio_pool.errors import Reason, ServerFault
 from trio_pool.pooling.pool import PoolFull
-from trio_pool.protocol.replies import SYNCED
-from trio_pool.protocol.settings import NONE, Settings, canonical, difference
+from trio_pool.protocol.facts import Ask
+from trio_pool.protocol.settings import NONE, Settings, difference
 from trio_pool.wire import messages
 from trio_pool.wire.frames import Assembler
 from trio_pool.wire.tags import Backend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio_pool.net.connection import Connection
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.server import Server
+    from trio_pool.protocol.inspection import Inspection
+    from trio_pool.wire.messages import ErrorFields
 
 
 class SettingsTrial:
@@ -43,6 +47,10 @@ class SettingsTrial:
 
     @property
     def ending(self) -> bool:
+        return False
+
+    @property
+    def mid_message(self) -> bool:
         return False
 
     async def run(self) -> tuple[Settings, Settings]:
@@ -74,11 +82,14 @@ class SettingsTrial:
         self.leased_at = server.poller.now
         server.client = self
         session = server.session
+        session.told = session.expected = session.reported
         requests = session.adopt(NONE)
-        trial = difference(NONE, self.wanted) or messages.SYNC
+        requests += difference(NONE, self.wanted, NONE, guarded=False) or messages.SYNC
+        session.sync()
         session.unnamed = None
-        session.groups.append(SYNCED)
-        server.write(requests + trial)
+        session.asks |= Ask.SETTINGS
+        requests += session.inspect(self.names_asked(), lambda found: self.found(found, server))
+        server.write(requests)
 
     def refuse_lease(self, sqlstate: str, message: str, detail: str | None = None) -> None:
         self._fail(ServerFault(message, sqlstate, reason=Reason.CLIENT_REFUSED))
@@ -94,13 +105,26 @@ class SettingsTrial:
     def resume(self) -> None:
         pass
 
+    def names_asked(self) -> Iterable[str]:
+        return [name for name in self.wanted if "." in name]
+
+    def found(self, inspection: Inspection, server: Server) -> None:
+        """What the server has made of the settings is in its session."""
+
+    def readopt(self, server: Server) -> bytes:
+        return b""
+
+    def kept(self) -> None:
+        pass
+
+    def refused(self, server: Server, error: ErrorFields) -> None:
+        self._server = None
+        self._fail(ServerFault(error.summary, error.sqlstate, reason=Reason.CLIENT_REFUSED))
+
     def returns(self, server: Server) -> bool:
-        session = server.session
         self._server = None
         if self.fault is None:
-            settings = canonical(self.wanted, session.reported)
-            session.settings = settings
-            self.result = (settings, session.reported)
+            self.result = (server.session.settings, server.session.reported)
         return True
 
     def after_lease(self) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio_pool.errors import Reason, ServerFault
     from trio_pool.net.connection import Connection
     from trio_pool.net.server import Server
+    from trio_pool.protocol.inspection import Inspection
+    from trio_pool.wire.messages import ErrorFields
 
 
 class Leaseholder(Protocol):
@@ -20,6 +24,10 @@ class Leaseholder(Protocol):
     def ending(self) -> bool:
         """Whether it only waits for its last replies."""
 
+    @property
+    def mid_message(self) -> bool:
+        """Whether it has sent the start of a message that is not whole yet."""
+
     def granted(self, server: Server, /) -> None:
         """It waited, and now has this server."""
 
@@ -31,6 +39,21 @@ class Leaseholder(Protocol):
 
     def resume(self) -> None:
         """The server can take more."""
+
+    def names_asked(self) -> Iterable[str]:
+        """Parameters to ask for by name when the session is inspected."""
+
+    def found(self, inspection: Inspection, server: Server) -> None:
+        """PostgreSQL has said what the session holds."""
+
+    def readopt(self, server: Server) -> bytes:
+        """What to send to a server that it keeps, so that the session is what it should be."""
+
+    def kept(self) -> None:
+        """It is between transactions, and keeps its server."""
+
+    def refused(self, server: Server, error: ErrorFields) -> None:
+        """The lease ends because the server does not take its settings."""
 
     def returns(self, server: Server) -> bool:
         """The server is at rest and may be somebody else's: let go of it.

@@ -17,6 +17,7 @@ import trio
 from trio_pool.config.model import Database, PoolMode, Session
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.net.dial import OriginAccess, dial
+from trio_pool.net.listening import Listening
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.server import Server, ServerSlot
 from trio_pool.pooling.pool import Pool, PoolKey
@@ -25,6 +26,7 @@ from trio_pool.protocol.statements import StatementRegistry
 if TYPE_CHECKING:
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.poller import Poller
+    from trio_pool.protocol.credentials import OriginSecret
     from trio_pool.protocol.settings import Settings
 
 log = structlog.get_logger()
@@ -44,7 +46,7 @@ class OriginPool:
         self,
         database: Database,
         user: str,
-        password: str | None,
+        password: OriginSecret | None,
         *,
         limits: Session,
         poller: Poller,
@@ -61,6 +63,14 @@ class OriginPool:
             max_waiting=database.max_waiting,
             grow=self._grow,
         )
+        self.listening = Listening(
+            self.access,
+            poller,
+            label=str(self.pool.key),
+            connect_timeout=database.timeouts.server_connect,
+            idle=database.timeouts.server_idle,
+        )
+        """Where the pool's clients hear what they listen to."""
         self.statements: StatementRegistry = StatementRegistry(statement_prefix)
         self.releases = database.pool_mode is PoolMode.TRANSACTION
         self.defaults: Settings | None = None
@@ -99,6 +109,7 @@ class OriginPool:
     async def run(self) -> None:
         """Open servers when they are wanted; each lives in a task of this nursery."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.listening.run)
             backoff = 0.0
             while True:
                 while self._wanted:

@@ -19,19 +19,23 @@ import trio
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.net.connection import Connection
 from trio_pool.net.dial import Dialled, send_cancel
+from trio_pool.net.handover import NOT_HANDED_OVER, Handover, Stage
 from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import ServerState
+from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.server import ServerSession
 from trio_pool.protocol.settings import intern
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
+    from trio_pool.net.client import Client
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.origin import OriginPool
 
 log = structlog.get_logger()
 IDLE = Status.IDLE
+NOTHING = Ask(0)
 CANCEL_AGAIN = 0.1
 """Seconds between cancel requests for what a client left running.
 
@@ -49,6 +53,7 @@ class Server(Connection):
         "_abandoned",
         "_cancel_again",
         "_ended",
+        "_handover",
         "_sleeping_until",
         "_wants_cancel",
         "born",
@@ -60,7 +65,6 @@ class Server(Connection):
         "expires",
         "idle_since",
         "origin",
-        "pins_noted",
         "session",
         "state",
     )
@@ -72,13 +76,12 @@ class Server(Connection):
         self.session = ServerSession(
             intern(dialled.login.parameters),
             max_statements=origin.limits.server_prepared_statements,
+            process_id=dialled.login.process_id,
             on_plans_changed=origin.statements.renew,
         )
         if dialled.unread:
             self._receive_early(dialled.unread)
         self.client: Leaseholder | None = None
-        self.pins_noted: set[str] = set()
-        """Pins of the present lease that the log has."""
         self.state = slot.state
         self.cancels = 0
         """Cancel requests on their way to this server; while there are any, nobody else may have it."""
@@ -93,6 +96,7 @@ class Server(Connection):
         self._cancel_again = math.inf
         self._abandoned = False
         """Whether it was closed while it may have been running what a client left."""
+        self._handover: Handover | None = None
         self._ended: ServerFault | None = None
 
     def _receive_early(self, data: bytes) -> None:
@@ -132,6 +136,8 @@ class Server(Connection):
             client.write(out, self)
         if session.failure is not None:
             self._lose_at_end()
+        elif session.refused is not None:
+            self._settings_refused(client)
         elif (
             not session.groups
             and session.status == IDLE
@@ -162,33 +168,93 @@ class Server(Connection):
         )
 
     def offer(self) -> None:
-        """The protocol is at rest: the lease ends, unless the client keeps the server or is in the middle of
-        a message. Hot path.
+        """The protocol is at rest: the lease ends, unless the session has to be looked at, the client keeps
+        the server, or is in the middle of a message. Hot path.
         """
         client = self.client
+        session = self.session
         assert client is not None
-        if (self.session.pins or not self.origin.releases) and not client.ending:
-            self._note_pin(client)
+        if client.ending:
+            client.finish(Reason.CLIENT_TERMINATED)
+        elif not self.origin.releases:
+            return
+        elif session.asks is not NOTHING or session.reported is not session.expected:
+            self.write(session.inspect(client.names_asked(), lambda found: client.found(found, self)))
+        elif (session.pins or session.listening) and self._keeps(client):
+            return
         elif client.returns(self):
             self.client = None
-            if self.pins_noted:
-                self.pins_noted.clear()
+            if self.origin.pool.pinned:
+                self._note_pins(client)
             if not self.mask & READABLE:
                 self.resume()  # it was paused for the client that it leaves
             self._recycle()
             client.after_lease()
 
-    def _note_pin(self, client: Leaseholder) -> None:
-        """Say once per reason that a client keeps its server."""
-        for pin in self.session.pins.keys() - self.pins_noted:
-            self.pins_noted.add(pin)
-            log.info(
-                "client pinned",
-                pool=str(self.origin.pool.key),
-                client=client.process_id,
-                server=repr(self),
-                reason=pin,
-            )
+    def _keeps(self, client: Leaseholder) -> bool:
+        """Whether the lease goes on: for a handover, for a pin, or until the server listens to nothing."""
+        session = self.session
+        if self._handover is not None:
+            if self._handover.stage is Stage.COVERED:
+                self.write(self._handover.mark(self))
+                return True
+            if not self._handover.done:
+                return True
+            session.silenced = self._handover.channels
+            self._handover.client.handed_over(self._handover.channels)
+            self._handover = None
+        if session.pins:
+            self._note_pins(client)
+            client.kept()
+            requests = client.readopt(self)
+        else:
+            requests = session.unlisten()
+        if requests:
+            self.write(requests)
+        return True
+
+    def hand_over(self, client: Client, channels: frozenset[bytes]) -> None:
+        """The client listens to these channels from here, and does not yet from elsewhere."""
+        self._handover = Handover(client, channels, self.origin.listening)
+        self.session.pins.pop(NOT_HANDED_OVER, None)
+        self.mailbox.wake()
+
+    async def _cover(self, handover: Handover) -> None:
+        """The part of a handover that waits."""
+        problem = await handover.cover(self.origin.database.timeouts.server_connect)
+        if self._ended is not None or self._handover is not handover:
+            return
+        if problem is not None:
+            log.warning("cannot listen for a client", server=repr(self), error=problem)
+            self._handover = None
+            self.session.pins[NOT_HANDED_OVER] = None
+        if self.client is not None and self.session.free:
+            self.offer()
+
+    def _note_pins(self, client: Leaseholder) -> None:
+        """Say once per reason that a client keeps its server, and that it does not any more."""
+        new, gone = self.origin.pool.pin(self, self.session.pins, self.poller.now)
+        for event, reasons in (("client pinned", new), ("client unpinned", gone)):
+            for reason in sorted(reasons):
+                log.info(
+                    event,
+                    pool=str(self.origin.pool.key),
+                    client=client.process_id,
+                    server=repr(self),
+                    reason=reason,
+                )
+
+    def _settings_refused(self, client: Leaseholder) -> None:
+        """What the client sent behind its settings has run into a failed transaction, so nothing of it has
+        happened: the client gets the reason instead, and the server is cleaned.
+        """
+        refused, self.session.refused = self.session.refused, None
+        assert refused is not None
+        self.client = None
+        mid_message = client.mid_message
+        client.refused(self, refused)
+        self.session.receive(b"")
+        self.orphaned(mid_message=mid_message)
 
     def orphaned(self, *, mid_message: bool, cancel: bool = True) -> None:
         """The client is gone: cancel what runs, end what is open, forget what is left, then back into the
@@ -197,6 +263,8 @@ class Server(Connection):
         Without `cancel` (the client said Terminate) what was asked for is done, as PostgreSQL does.
         """
         self.client = None
+        self._handover = None
+        self.origin.pool.pin(self, (), self.poller.now)
         if mid_message or self.session.failure is not None:
             self._abandoned = self.cancellable
             self.lose(_not_clean("the client left in the middle of a message"))
@@ -217,6 +285,8 @@ class Server(Connection):
         self._ended = fault
         self.detach()
         client, self.client = self.client, None
+        self._handover = None
+        self.origin.pool.pin(self, (), self.poller.now)
         self.origin.pool.left(self)
         self.mailbox.wake()
         if client is not None:
@@ -263,7 +333,9 @@ class Server(Connection):
         """Nobody has the server and its protocol is at rest: clean it, hold it, close it, or give it to the
         next.
         """
-        if self.session.dirty:
+        if self.session.keeps:
+            self.lose(_not_clean("the client left behind what only the end of the connection removes"))
+        elif self.session.dirty:
             if self.state is not ServerState.CLEANING:
                 self.origin.pool.cleaning(self)
             self._start_cleaning()
@@ -378,6 +450,9 @@ class Server(Connection):
         """Do what is due, or has been asked for by a note."""
         if self._wants_cancel and self._ended is None:
             await self._cancel_left_over()
+        handover = self._handover
+        if handover is not None and handover.stage is Stage.COVERING and self._ended is None:
+            await self._cover(handover)
         if self._ended is not None:
             return
         now = trio.current_time()

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trio_pool.config.access import AuthMethod, TlsMode
+from trio_pool.config.model import Unpoolable
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net import tls
 from trio_pool.net.client import Client
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from trio_pool.config.model import Config
     from trio_pool.net.clients import Clients
     from trio_pool.net.conversation import Conversation
+    from trio_pool.net.lookup import Lookup
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.poller import Poller
+    from trio_pool.protocol.credentials import OriginSecret
 
 NEWEST_MINOR = 2
 MAX_TRIED = 1000
@@ -44,21 +47,36 @@ _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
 _FALSE = frozenset({"false", "off", "no", "0", "f", "n"})
 
 
+@attrs.frozen
+class _Known:
+    """What is known of a user's password.
+
+    `remembered_by` is the look-up that has found it for an earlier login; None if it was found for this one.
+    """
+
+    credentials: Credentials | None
+    remembered_by: Lookup | None = None
+
+
 @attrs.define(eq=False)
 class Reception:
     """What it takes to let a client in.
 
-    `pool_for` gives the pool of a database and user, or None if there is no such database.
+    `pool_for` gives the pool of a database and user, with what the user's login has shown to log in at the
+    origin with, or None if there is no such database. `lookup_for` gives the look-up of a database, or None
+    where users are not looked up.
     """
 
     config: Config
     poller: Poller
     clients: Clients
-    pool_for: Callable[[str, str], OriginPool | None]
+    pool_for: Callable[[str, str, OriginSecret | None], OriginPool | None]
+    lookup_for: Callable[[str], Lookup | None]
     credentials: Mapping[str, Credentials]
     tls_context: ssl.SSLContext | None
     channel_binding: bytes | None
     mock_key: bytes
+    mock_scram: bool
 
     async def welcome(
         self, conversation: Conversation, host: str | None, peer: str
@@ -80,7 +98,7 @@ class Reception:
                         reason=Reason.TOO_MANY_CLIENTS,
                     )
                 user, database = self._who(request)
-                await self._authenticate(conversation, user, database, host)
+                secret = await self._authenticate(conversation, user, database, host)
         except FramingError as error:
             raise ClientFault(str(error)) from error
         except trio.TooSlowError:
@@ -89,7 +107,15 @@ class Reception:
                 SqlState.INVALID_AUTHORIZATION,
                 reason=Reason.CLIENT_LOGIN_TIMEOUT,
             ) from None
-        return await self._greet(conversation, request, user, database, peer)
+        self._admit(conversation, user, database)
+        origin = self.pool_for(database, user, secret)
+        if origin is None:
+            raise ClientFault(
+                f'database "{database}" does not exist',
+                SqlState.UNKNOWN_DATABASE,
+                reason=Reason.CLIENT_REFUSED,
+            )
+        return await self._greet(conversation, request, origin, peer)
 
     # -- encryption ------------------------------------------------------------------------------------------
 
@@ -154,49 +180,100 @@ class Reception:
 
     async def _authenticate(
         self, conversation: Conversation, user: str, database: str, host: str | None
-    ) -> None:
+    ) -> OriginSecret | None:
+        """Returns what the client has shown to log in at an origin as itself."""
         transport = conversation.transport
         encrypted = isinstance(transport, TLSTransport)
         if self.config.listen.tls.mode is TlsMode.REQUIRE and not encrypted and host is not None:
             raise _refused("this server accepts only encrypted connections")
         method = self.config.auth.method_for(database, user, host, encrypted)
+        if method is AuthMethod.REJECT:
+            encryption = "SSL encryption" if encrypted else "no encryption"
+            whence = "[local]" if host is None else host
+            raise _refused(
+                f'auth.rules rejects connection for host "{whence}", user "{user}", database "{database}", '
+                f"{encryption}"
+            )
         cleartext = method is AuthMethod.PASSWORD and not encrypted and host is not None
         if cleartext and not self.config.auth.allow_cleartext_without_tls:
             raise _refused("password authentication needs an encrypted connection")
+        known = await self._known(user, database, method)
         authentication = Authentication(
             method.value,
             user,
-            self.credentials.get(user),
+            known.credentials,
             salt=secrets.token_bytes(16),
             nonce=secrets.token_urlsafe(18),
             channel_binding=self.channel_binding if encrypted else None,
             tls=encrypted,
             certificate_names=_certificate_names(transport) if isinstance(transport, TLSTransport) else None,
             mock_key=self.mock_key,
+            mock_scram=self.mock_scram,
         )
         challenge = authentication.begin()
         while challenge:
             await conversation.send(challenge)
             if authentication.done:
-                return
+                break
             tag, body = await conversation.message()
             if tag != Frontend.PASSWORD:
                 raise ClientFault(f"expected password response, got message type {tag}")
-            challenge = authentication.receive(body)
+            try:
+                challenge = authentication.receive(body)
+            except ClientFault as fault:
+                lookup = known.remembered_by
+                if lookup is None or fault.reason is not Reason.CLIENT_AUTHENTICATION_FAILED:
+                    raise
+                lookup.forget(user)  # the password may have been changed since
+                if not authentication.renewable:
+                    raise
+                known = _Known(await self._look_up(lookup, user))
+                authentication = authentication.renewed(known.credentials)
+                challenge = authentication.receive(body)
         assert authentication.done
+        return authentication.origin_secret
+
+    async def _known(self, user: str, database: str, method: AuthMethod) -> _Known:
+        """What the configuration knows of the user's password, or the origin."""
+        if user in self.credentials or method in (AuthMethod.TRUST, AuthMethod.CERT):
+            return _Known(self.credentials.get(user))
+        lookup = self.lookup_for(database)
+        if lookup is None:
+            return _Known(None)
+        remembered = lookup.known(user)
+        if remembered is not None:
+            return _Known(remembered.usable(trio.current_time()), lookup)
+        return _Known(await self._look_up(lookup, user))
+
+    @staticmethod
+    async def _look_up(lookup: Lookup, user: str) -> Credentials | None:
+        try:
+            found = await lookup.find(user)
+        except ServerFault as fault:
+            raise ClientFault(
+                "cannot look up users at the origin",
+                SqlState.CANNOT_CONNECT,
+                reason=Reason.CLIENT_REFUSED,
+                detail=fault.message,
+            ) from fault
+        return found.usable(trio.current_time())
+
+    def _admit(self, conversation: Conversation, user: str, database: str) -> None:
+        """Count the client where numbers are limited; whoever closes the connection takes it out again."""
+        known, of = self.config.users.get(user), self.config.database(database)
+        self.clients.admit(
+            conversation,
+            database,
+            user,
+            most_of_database=0 if of is None else of.max_clients,
+            most_of_user=0 if known is None else known.max_clients,
+        )
 
     # -- the greeting ----------------------------------------------------------------------------------------
 
     async def _greet(
-        self, conversation: Conversation, request: StartupMessage, user: str, database: str, peer: str
+        self, conversation: Conversation, request: StartupMessage, origin: OriginPool, peer: str
     ) -> Client:
-        origin = self.pool_for(database, user)
-        if origin is None:
-            raise ClientFault(
-                f'database "{database}" does not exist',
-                SqlState.UNKNOWN_DATABASE,
-                reason=Reason.CLIENT_REFUSED,
-            )
         settings, reported, defaults = await self._settings(request, origin)
         options = [name for name in request.parameters if name.startswith("_pq_.")]
         minor = min(request.minor, NEWEST_MINOR)
@@ -209,11 +286,11 @@ class Reception:
         limits = self.config.session
         session = ClientSession(
             origin.statements,
-            defaults,
             settings,
             reported,
             max_statements=limits.max_prepared_statements,
             shares=origin.releases,
+            rejects=limits.unpoolable is Unpoolable.REJECT,
         )
         await conversation.send(greeting)
         client = Client(self.poller, conversation.transport, origin, session, key, peer)

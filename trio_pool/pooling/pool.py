@@ -11,13 +11,13 @@ prints the sizes of these collections.
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class ServerState(enum.Enum):
@@ -66,8 +66,8 @@ class PoolKey:
 
 @attrs.frozen
 class PoolStatistics:
-    """A snapshot. The collections are counts of servers (or clients, for `waiting`); `leases` and `waits`
-    count since the start.
+    """A snapshot. The collections are counts of servers (or clients, for `waiting`), of which `pinned` are
+    among the `leased`; `leases`, `waits` and `pins` (by reason) count since the start.
     """
 
     connecting: int
@@ -76,8 +76,10 @@ class PoolStatistics:
     cleaning: int
     cancelling: int
     waiting: int
+    pinned: int
     leases: int
     waits: int
+    pins: Mapping[str, int]
 
 
 S = TypeVar("S", bound=PooledServer)
@@ -106,8 +108,11 @@ class Pool(Generic[S, W]):
         }
     )
     waiting: OrderedDict[W, None] = attrs.field(factory=OrderedDict)
+    pinned: dict[S, dict[str, float]] = attrs.field(factory=dict)
+    """Leases that outlast their transaction: why, and since when (the caller's clock)."""
     leases: int = 0
     waits: int = 0
+    pins: Counter[str] = attrs.field(factory=Counter)
 
     # -- clients ---------------------------------------------------------------------------------------------
 
@@ -146,6 +151,18 @@ class Pool(Generic[S, W]):
             server.state = ServerState.IDLE
         else:
             self._move(server, ServerState.IDLE)
+
+    def pin(self, server: S, reasons: Iterable[str], now: float) -> tuple[set[str], set[str]]:
+        """The lease goes on, for these reasons and no others. Returns those that are new and those that are
+        gone.
+        """
+        before = self.pinned.pop(server, {})
+        pins = {reason: before.get(reason, now) for reason in reasons}
+        if pins:
+            self.pinned[server] = pins
+        new = pins.keys() - before.keys()
+        self.pins.update(new)
+        return new, before.keys() - pins.keys()
 
     def forget(self, client: W) -> None:
         """The client waits no more; it may have stopped already."""
@@ -227,8 +244,10 @@ class Pool(Generic[S, W]):
             cleaning=len(self.others[ServerState.CLEANING]),
             cancelling=len(self.others[ServerState.CANCELLING]),
             waiting=len(self.waiting),
+            pinned=len(self.pinned),
             leases=self.leases,
             waits=self.waits,
+            pins=dict(self.pins),
         )
 
     def check(self) -> None:
@@ -240,4 +259,5 @@ class Pool(Generic[S, W]):
         members += [(state, s) for state, servers in self.others.items() for s in servers]
         assert len({id(server) for _, server in members}) == len(members) <= self.size
         assert all(server.state is state for state, server in members)
+        assert self.pinned.keys() <= self.leased.keys()
         assert not (self.idle and self.waiting)

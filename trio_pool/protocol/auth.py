@@ -19,7 +19,13 @@ from typing import Final, NoReturn
 import attrs
 
 from trio_pool.errors import ClientFault, Reason, SqlState
-from trio_pool.protocol.credentials import Credentials, ScramSecret, md5_digest, md5_response
+from trio_pool.protocol.credentials import (
+    Credentials,
+    OriginSecret,
+    ScramSecret,
+    md5_digest,
+    md5_response,
+)
 from trio_pool.protocol.sasl import Rejected, SaslExchange, Stage
 from trio_pool.wire import messages
 from trio_pool.wire.tags import AuthenticationCode
@@ -68,11 +74,50 @@ class Authentication:
     mock_scram: bool = attrs.field(kw_only=True, default=False)
     """Under method `md5`: whether most users have SCRAM secrets."""
     done: bool = attrs.field(init=False, default=False)
+    _asked: Challenge = attrs.field(init=False, default=Challenge.NOTHING)
     _challenge: Challenge = attrs.field(init=False, default=Challenge.NOTHING)
+    """What has been asked for and not been answered yet."""
+    _shown: str | None = attrs.field(init=False, default=None, repr=False)
+    """The password that the client has sent as it is, and that was right."""
     _sasl: SaslExchange | None = attrs.field(init=False, default=None, repr=False)
+
+    @property
+    def origin_secret(self) -> OriginSecret | None:
+        """The best that is known now to log in at an origin as this user: the password, else what its proof
+        has shown, else a stored MD5 secret.
+
+        None if there is nothing. Meaningful once `done`.
+        """
+        credentials = self.credentials
+        if credentials is not None and credentials.clear is not None:
+            return credentials.clear.decode(errors="surrogateescape")
+        if self._shown is not None:
+            return self._shown
+        if self._sasl is not None and self._sasl.keys is not None:
+            return self._sasl.keys
+        return f"md5{credentials.md5}" if credentials is not None and credentials.md5 is not None else None
 
     def begin(self) -> bytes:
         """What to send first; b"" if nothing is asked of the client."""
+        reply = self._begin()
+        self._asked = self._challenge
+        return reply
+
+    @property
+    def renewable(self) -> bool:
+        """Whether the client's answer can be judged by other credentials than those it was asked with.
+
+        Not in a SCRAM exchange, which begins with the stored salt; and no client begins anew.
+        """
+        return self._asked in (Challenge.CLEARTEXT, Challenge.MD5)
+
+    def renewed(self, credentials: Credentials | None) -> Authentication:
+        """The same login by other credentials, after a failure: `receive` takes the same answer once more."""
+        again = attrs.evolve(self, credentials=credentials)
+        again._asked = again._challenge = self._asked
+        return again
+
+    def _begin(self) -> bytes:
         match self.method:
             case "trust":
                 self.done = True
@@ -132,6 +177,7 @@ class Authentication:
         same_digest = hmac.compare_digest(digest, self._stored_digest() or _NO_DIGEST)
         if not (same_key and self._real_secret() is not None) and not same_digest:
             self._fail()
+        self._shown = password.decode(errors="surrogateescape")
 
     def _check_md5(self, response: bytes) -> None:
         digest = self._stored_digest()
@@ -194,6 +240,8 @@ class Authentication:
         """For the log only."""
         if self.credentials is None:
             return f'user "{self.user}" does not exist'
+        if self.credentials.expired:
+            return f'user "{self.user}" has an expired password'
         if self._stored_digest() is None and self._real_secret() is None:
             return f'user "{self.user}" has no password, or a malformed one'
         if self._sasl is not None and self._real_secret() is None:

@@ -20,25 +20,23 @@ import enum
 from typing import TYPE_CHECKING
 
 from trio_pool.errors import ClientFault, SqlState
+from trio_pool.protocol.carried import MAX_STATEMENT, CarriedSession
+from trio_pool.protocol.facts import NOTHING, plain
 from trio_pool.protocol.failed import FailedTransaction
-from trio_pool.protocol.pending import Pending
-from trio_pool.protocol.replies import Action, Edit
-from trio_pool.protocol.settings import READ_ONLY, Settings
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, header
 from trio_pool.wire.tags import Frontend, Status, Target
 
 if TYPE_CHECKING:
     from trio_pool.protocol.server import ServerSession
-    from trio_pool.protocol.statements import Statement, StatementRegistry
+    from trio_pool.protocol.settings import Settings
+    from trio_pool.protocol.statements import StatementRegistry
 
 STREAMED = 1 << 16
 """Messages longer than this are forwarded in pieces.
 
 The size of one read from a socket, so that what fits a read is never split.
 """
-MAX_STATEMENT = 1 << 24
-"""The longest named statement: its text is kept for as long as the client lives."""
 MAX_WAITING_INPUT = 1 << 18
 """How much input is kept for a client that waits for a server before its socket is no longer read."""
 
@@ -53,7 +51,6 @@ FLUSH = Frontend.FLUSH
 TERMINATE = Frontend.TERMINATE
 _COPY = frozenset({Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL})
 _SMALL = frozenset({DESCRIBE, EXECUTE, CLOSE, SYNC, FLUSH, TERMINATE})
-_UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
 
 
 class ClientState(enum.Enum):
@@ -71,11 +68,10 @@ class ClientState(enum.Enum):
     """Said Terminate, or broke the protocol: nothing it sends matters any more."""
 
 
-class ClientSession:
+class ClientSession(CarriedSession):
     """The conversation with one client after its login."""
 
     __slots__ = (
-        "_changes",
         "_dropping",
         "_failed",
         "_need",
@@ -83,53 +79,30 @@ class ClientSession:
         "_quiet",
         "_skipping",
         "body_left",
-        "defaults",
-        "fault",
         "input",
-        "max_statements",
-        "registry",
-        "replies",
-        "reported",
         "server",
-        "settings",
         "shares",
         "state",
-        "statements",
-        "unnamed",
     )
 
     def __init__(
         self,
         registry: StatementRegistry,
-        defaults: Settings,
         settings: Settings,
         reported: Settings,
         *,
         max_statements: int,
         shares: bool = True,
+        rejects: bool = False,
     ) -> None:
+        super().__init__(registry, settings, reported, max_statements=max_statements, rejects=rejects)
         self.state = ClientState.IDLE
         self.server: ServerSession | None = None
-        self.registry = registry
-        self.statements: dict[bytes, Statement] | None = None
-        """The client's named statements; None until it has one, since most idle clients do not."""
-        self._changes: Pending[bytes, Statement | None] | None = None
-        """Parse and Close that a server has not answered yet; None until there is one."""
-        self.max_statements = max_statements
         self.shares = shares
         """Whether leases end with transactions, so that ending one early makes room for others."""
-        self.unnamed: bytes | None = None
-        self.defaults = defaults
-        """What the origin's servers report after their login, as far as this client knows."""
-        self.reported = reported
-        """What the client has been told: the defaults and its own settings."""
-        self.settings = settings
         self.input = b""
         self.body_left = 0
         """How much of a long message is still to pass (to the server, or nowhere: `_dropping`)."""
-        self.replies = b""
-        """What is to be sent to the client on our own account, now."""
-        self.fault: ClientFault | None = None
         self._dropping = False
         """Whether the body that is passing belongs to a message that is refused or ignored."""
         self._skipping = False
@@ -178,10 +151,10 @@ class ClientSession:
         self.server = server
         self.state = ClientState.LINKED
         ahead = b""
-        if server.defaults is not self.defaults:
-            self._tell_new_defaults(server.defaults)
-        if self.settings is not server.settings or server.stale:
-            ahead = server.adopt(self.settings)
+        if (
+            self.settings is not server.settings or self.reported is not server.reported or self.channels
+        ):
+            ahead = self._adopted_by(server)
         data, self.input = self.input, b""
         return ahead + self._translate(data, server)
 
@@ -192,8 +165,7 @@ class ClientSession:
         """
         server = self.server
         assert server is not None
-        if server.reported is not self.reported:
-            self._learn(server)
+        self.reported = server.told
         self.server = None
         self.state = ClientState.IDLE
         if self._quiet:
@@ -343,20 +315,13 @@ class ClientSession:
         self._drop(end)
         return True
 
-    def _text_of(self, name: bytes) -> bytes | None:
-        """The text of one of the client's statements."""
-        if not name:
-            return None if self.unnamed is None else self.unnamed.partition(b"\0")[0]
-        statement = None if self.statements is None else self.statements.get(name)
-        return None if statement is None else statement.rest.partition(b"\0")[0]
-
     def _parsed_alone(self, body: bytes) -> None:
         """A Parse was accepted in the failed transaction, and outlives it."""
         name, _, rest = body.partition(b"\0")
         if name:
             self._remember(name, self.registry.get(rest))
         else:
-            self.unnamed = rest
+            self._parse_unnamed(rest)
 
     def _refuse_first(self, error: bytes) -> None:
         tag, length = header(self.input, 0)
@@ -416,7 +381,11 @@ class ClientSession:
             rewritten: bytes | None = None
             if tag == QUERY:
                 self.unnamed = None
-                server.query()
+                if end <= size and plain(data[at + 5 : end - 1]):
+                    server.query()
+                else:
+                    text = data[at + 5 : end - 1] if end <= size else None
+                    rewritten = self._minded_query(text, data[at:end], server)
             elif tag == SYNC:
                 server.sync()
             elif tag == EXECUTE:
@@ -424,9 +393,8 @@ class ClientSession:
             elif tag == BIND:
                 bound = True
                 if length > 5 and data[at + 5] == 0 == data[at + 6]:
-                    rewritten = self._bind_unnamed(server)
-                    if rewritten is not None:
-                        rewritten += data[at:end]
+                    if self.unnamed_facts is not NOTHING or not server.has_unnamed(self.unnamed):
+                        rewritten = self._bind_unnamed(data, at, end, server)
                 else:
                     rewritten = self._bind(data, at, end, server)
                 server.open_count += 1
@@ -500,120 +468,6 @@ class ClientSession:
         out.append(data[start:at])
         return b"".join(out)
 
-    def _bind(self, data: bytes, at: int, end: int, server: ServerSession) -> bytes | None:
-        """A Bind with its statement renamed, behind the statement itself if the server lacks it.
-
-        The message may be incomplete.
-        """
-        portal_end = data.find(b"\0", at + 5, end)
-        name_end = data.find(b"\0", portal_end + 1, end)
-        if portal_end < 0 or name_end < 0:
-            return None  # malformed: the server says so
-        name = data[portal_end + 1 : name_end]
-        if not name:
-            ahead = self._bind_unnamed(server)
-            return None if ahead is None else ahead + data[at:end]
-        statement = self.statements.get(name) if self.statements is not None else None
-        if statement is None:
-            return None  # no such statement: the server says so
-        body_size = end - at - 1 - len(name) + len(statement.name)
-        renamed = b"B%b%b%b%b" % (
-            body_size.to_bytes(4, "big"),
-            data[at + 5 : portal_end + 1],
-            statement.name,
-            data[name_end:end],
-        )
-        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
-
-    def _bind_unnamed(self, server: ServerSession) -> bytes | None:
-        """What must stand in front of something that uses the unnamed statement; None if nothing."""
-        if server.has_unnamed(self.unnamed):
-            return None
-        if self.unnamed is _UNKNOWN_TEXT:
-            self.unnamed = None
-        return server.prepare_unnamed(self.unnamed)
-
-    def _describe(self, message: bytes, server: ServerSession) -> bytes | None:
-        name = message[6:-1]
-        if not name:
-            ahead = self._bind_unnamed(server)
-            return None if ahead is None else ahead + message
-        statement = self.statements.get(name) if self.statements is not None else None
-        if statement is None:
-            return None
-        renamed = messages.message(DESCRIBE, b"S%b\0" % statement.name)
-        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
-
-    @staticmethod
-    def _prepared(statement: Statement, server: ServerSession) -> bytes:
-        requests, edit = server.prepare(statement)
-        server.edited(edit)
-        return requests
-
-    def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
-        """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it
-        lacks them.
-        """
-        name, separator, rest = message[5:].partition(b"\0")
-        if not name or not separator:
-            self.unnamed = rest
-            server.parse_unnamed(rest)
-            server.open_count += 1
-            return None
-        names = self.statements
-        if names is None:
-            names = self.statements = {}
-        if name in names:
-            return self._parse_again(name, rest, server)
-        if len(names) >= self.max_statements:
-            why = f"too many prepared statements: a client may have {self.max_statements}"
-            self._fail(ClientFault(why, SqlState.LIMIT_EXCEEDED))
-            return b""
-        statement = self.registry.get(rest)
-        if server.has_statement(statement) and not server.may_have_failed:
-            self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
-            return b""
-        requests, edit = server.prepare(statement)
-        edit.action = Action.FORWARD
-        self._change(name, statement, edit, server)
-        return requests
-
-    @staticmethod
-    def _parse_again(name: bytes, rest: bytes, server: ServerSession) -> bytes:
-        """The name is taken: make the server say so itself, in its own words, by taking the name there as
-        well.
-        """
-        server.swallow()
-        server.swallow()
-        server.request()
-        server.stale[name] = None
-        return messages.close_statement(name) + messages.parse(name, b"\0\0\0") + messages.parse(name, rest)
-
-    def _close(self, name: bytes, server: ServerSession) -> bytes:
-        """Close of a statement: the server may keep it for others, so the reply is ours."""
-        edit = Edit(0, Action.FAKE, messages.CLOSE_COMPLETE)
-        request = b""
-        if name in server.stale:  # the server has the name as well, since `_parse_again`
-            edit.action = Action.FORWARD
-            request = messages.close_statement(name)
-        if name:
-            self._change(name, None, edit, server)
-        else:
-            if not server.skipping:
-                self.unnamed = None
-            server.edited(edit)
-            self.replies += server.fakes_now()
-        return request
-
-    def _change(self, name: bytes, statement: Statement | None, edit: Edit, server: ServerSession) -> None:
-        """A Parse or Close of a name, whose reply has this edit, is under way."""
-        before = None if self.statements is None else self.statements.get(name)
-        if self._changes is None:
-            self._changes = Pending(self._remember)
-        self._changes.begin(name, before, statement, edit)
-        server.edited(edit)
-        self.replies += server.fakes_now()
-
     def _collect(self, data: bytes, at: int, end: int) -> bool:
         """A long Parse of a named statement is collected until it is whole.
 
@@ -630,11 +484,6 @@ class ClientSession:
             self._need = end - len(data)
         return True
 
-    def _pass_unnamed_parse(self, server: ServerSession) -> None:
-        self.unnamed = _UNKNOWN_TEXT
-        server.parse_unnamed(_UNKNOWN_TEXT)
-        server.request()
-
     # -- helpers ---------------------------------------------------------------------------------------------
 
     def _acceptable(self, tag: int, length: int) -> bool:
@@ -646,51 +495,9 @@ class ClientSession:
         return self.fault is None
 
     def _fail(self, fault: ClientFault) -> None:
-        self.fault = fault
+        super()._fail(fault)
         self.state = ClientState.ENDING
         self._quiet = True
-
-    def _forget(self, name: bytes) -> None:
-        if not name:
-            self.unnamed = None
-        elif self.statements is not None:
-            self._remember(name, None)
-
-    def _remember(self, name: bytes, statement: Statement | None) -> None:
-        if self.statements is None:
-            self.statements = {}
-        if statement is None:
-            self.statements.pop(name, None)
-        else:
-            self.statements[name] = statement
-
-    def _tell_new_defaults(self, defaults: Settings) -> None:
-        """The origin's defaults have changed since the client was greeted (fail-over, ALTER ROLE): say so, as
-        PostgreSQL does.
-        """
-        reported = (
-            defaults.but({n: v for n, v in self.settings.items() if n in defaults})
-            if self.settings
-            else defaults
-        )
-        self.replies += b"".join(
-            messages.parameter_status(name, value)
-            for name, value in reported.items()
-            if self.reported.get(name) != value
-        )
-        self.defaults, self.reported = defaults, reported
-
-    def _learn(self, server: ServerSession) -> None:
-        """Reported parameters that the client changed while it had the server are its own from now on."""
-        changed = {
-            name: value
-            for name, value in server.reported.items()
-            if name not in READ_ONLY and self.reported.get(name) != value
-        }
-        if changed:
-            self.settings = self.settings.but(changed)
-            server.settings = server.settings.but(changed)
-        self.reported = server.reported
 
 
 def _shows_names(data: bytes, at: int) -> bool:

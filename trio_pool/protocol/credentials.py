@@ -34,7 +34,7 @@ from stringprep import (
     in_table_d1,
     in_table_d2,
 )
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -155,6 +155,23 @@ class ScramSecret:
         return f"{_SCRAM_SCHEME}{self.iterations}:{salt}${stored}:{server}"
 
 
+@attrs.frozen
+class ScramKeys:
+    """What logs a user in by SCRAM without the password, where the stored secret is the same.
+
+    As good as the password for that purpose: to be kept no longer than needed, and never to be shown.
+    """
+
+    iterations: int
+    salt: bytes = attrs.field(repr=False)
+    client_key: bytes = attrs.field(repr=False)
+    server_key: bytes = attrs.field(repr=False)
+
+
+OriginSecret: TypeAlias = str | ScramKeys
+"""What our side of a login can have: a password, "md5" and 32 hexadecimal digits, or keys."""
+
+
 def mock_salt(mock_key: bytes, user: bytes) -> bytes:
     """The salt for users whose secret has none (`scram_mock_salt`): missing ones and clear text alike."""
     return hmac.digest(mock_key, b"salt\0" + user, "sha256")[:SALT_LENGTH]
@@ -173,6 +190,8 @@ class Credentials:
     clear: bytes | None = attrs.field(default=None, repr=False)
     md5: str | None = attrs.field(default=None, repr=False)
     scram: ScramSecret | None = attrs.field(default=None, repr=False)
+    expired: bool = False
+    """Whether there was a secret, whose time (VALID UNTIL) is over."""
 
     @classmethod
     def parse(cls, user: str, secret: str | None) -> Credentials:

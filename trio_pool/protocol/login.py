@@ -9,6 +9,8 @@ iterations (`scram_iterations` of PostgreSQL 16 goes down to 1) and a salt of at
 because whoever answers in the origin's place could otherwise ask for a proof that is cheap to attack; the
 error says what to do.
 
+Where not the password is known but the keys behind it, scram_keys.py takes scramp's place.
+
 The user name inside SCRAM is ignored by PostgreSQL. libpq sends it empty, which scramp refuses, so it is "*",
 as other drivers do.
 """
@@ -24,8 +26,17 @@ from scramp import ScramClient, ScramException
 
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.protocol import channel_binding
-from trio_pool.protocol.credentials import looks_like_scram, md5_digest, md5_response, prepared, stored_md5
+from trio_pool.protocol.credentials import (
+    OriginSecret,
+    ScramKeys,
+    looks_like_scram,
+    md5_digest,
+    md5_response,
+    prepared,
+    stored_md5,
+)
 from trio_pool.protocol.sasl import SCRAM, SCRAM_PLUS
+from trio_pool.protocol.scram_keys import KeyedScramClient, KeysDoNotFit
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError
 from trio_pool.wire.tags import AuthenticationCode, Backend, StartupCode, Status
@@ -65,8 +76,9 @@ class Login:
 
     startup: Mapping[str, str] = attrs.field(alias="parameters")
     """The StartupMessage's parameters: user, database, settings."""
-    password: str | None = attrs.field(repr=False)
-    """Clear text, or "md5" and 32 hexadecimal digits. None and "": there is none."""
+    password: OriginSecret | None = attrs.field(repr=False)
+    """Clear text, "md5" and 32 hexadecimal digits, or the keys of a SCRAM secret. None and "": there is none.
+    """
     tls: bool = attrs.field(kw_only=True)
     channel_binding: bytes | None = attrs.field(kw_only=True, repr=False)
     """`channel_binding.end_point` of the server's certificate."""
@@ -171,7 +183,7 @@ class Login:
         return messages.password(password)
 
     def _send_md5(self, salt: bytes) -> bytes:
-        digest = stored_md5(self.password or "")
+        digest = stored_md5(self.password) if isinstance(self.password, str) else None
         if digest is None:
             user = self.user.encode(errors="surrogateescape")
             digest = md5_digest(self._clear_password("MD5"), user)
@@ -188,11 +200,14 @@ class Login:
                 f"none of the server's SASL mechanisms is supported: {', '.join(offered)}",
                 SqlState.INVALID_AUTHORIZATION,
             )
-        password = self._clear_password("SCRAM")
         binding = None if self.channel_binding is None else (channel_binding.TYPE, self.channel_binding)
-        self._scram = ScramClient(known, "*", "", channel_binding=binding, c_nonce=self.client_nonce)
-        # Not handed to the constructor: it refuses what SASLprep does, where PostgreSQL takes the raw bytes.
-        self._scram.password = prepared(password)
+        if isinstance(self.password, ScramKeys):
+            self._scram = KeyedScramClient.create(known, self.password, binding, self.client_nonce)
+        else:
+            password = self._clear_password("SCRAM")
+            self._scram = ScramClient(known, "*", "", channel_binding=binding, c_nonce=self.client_nonce)
+            # Not handed to the constructor, which refuses what SASLprep does; PostgreSQL takes the raw bytes.
+            self._scram.password = prepared(password)
         first: str = self._scram.get_client_first()
         self.state = State.SASL_FIRST_SENT
         return messages.sasl_initial_response(self._scram.mechanism_name, first.encode())
@@ -201,6 +216,13 @@ class Login:
         try:
             self._scram.set_server_first(data.decode())
             final: str = self._scram.get_client_final()
+        except KeysDoNotFit:
+            self._fail(
+                f'the server has another SCRAM secret of user "{self.user}" than the one that the client has '
+                "logged in with here (salt or iterations differ): let auth.query look the user up there, "
+                "copy the server's secret, or configure the password",
+                SqlState.INVALID_PASSWORD,
+            )
         except (ScramException, UnicodeDecodeError) as error:
             self._refuse_server_first(data, error)
         self.state = State.SASL_FINAL_SENT
@@ -229,6 +251,12 @@ class Login:
 
     def _clear_password(self, method: str) -> bytes:
         """The password as bytes, or a `ServerFault` that says why this method cannot be answered."""
+        if isinstance(self.password, ScramKeys):
+            self._fail(
+                f"the server asks for a password ({method}), but only the SCRAM keys of user "
+                f'"{self.user}" are known',
+                SqlState.INVALID_PASSWORD,
+            )
         if not self.password:
             self._fail(
                 f'the server asks for a password ({method}), but none is configured for user "{self.user}"',

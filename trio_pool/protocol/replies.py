@@ -13,6 +13,7 @@ so many completions", and an action:
 - FORWARD: the reply is the client's; the edit only remembers what to undo if the server never gets to it.
 - SWALLOW: the request was ours (a Parse that the leased server lacked); its reply goes nowhere.
 - FAKE: the request never went to the server; the payload takes the place of the reply, exactly there.
+- REFUSE: a request that must fail went in the client's place; the payload takes the place of its error.
 
 An edit that the server skipped (it stood behind an error) is undone and emits nothing, as on a direct
 connection.
@@ -53,6 +54,7 @@ class Action(enum.Enum):
     FORWARD = "forward"
     SWALLOW = "swallow"
     FAKE = "fake"
+    REFUSE = "refuse"
 
 
 @attrs.define(eq=False)
@@ -71,6 +73,27 @@ class Edit:
     done: Callable[[], None] | None = None
 
 
+@attrs.frozen
+class Effect:
+    """What a command does to the session when it completes with this tag (by its start)."""
+
+    tag: bytes
+    apply: Callable[[], None]
+
+
+@attrs.define(eq=False)
+class Errand:
+    """What becomes of the replies to a group of ours.
+
+    `row` gets the body of each DataRow; `failed` the group's error. Without `failed` an error ends the
+    connection. `done` is called at the group's end if there was no error.
+    """
+
+    row: Callable[[bytes], None] | None = None
+    failed: Callable[[bytes], None] | None = None
+    done: Callable[[], None] | None = None
+
+
 @attrs.define(eq=False)
 class Group:
     """The requests up to one ReadyForQuery.
@@ -79,6 +102,10 @@ class Group:
     extended-protocol requests sent in front of that Query without a Sync: an error in them makes the server
     skip the Query too. `swallowed` groups are ours from end to end; of `quiet` ones only the end is: the
     client sent Flush where we sent Sync.
+
+    `explained` tells that the texts in it are known, so that command tags say nothing new; `effects` are
+    those that have to be counted, in the order in which they will complete. `excuse` is the error of what was
+    to be laid out in front of it and could not be; it says more than the one that follows from that.
     """
 
     by_query: bool = False
@@ -88,6 +115,10 @@ class Group:
     seen: int = 0
     prefix: int = 0
     failed: bool = False
+    errand: Errand | None = None
+    explained: bool = False
+    effects: list[Effect] = attrs.field(factory=list)
+    excuse: bytes = b""
 
     def fakes_due(self) -> bytes:
         """What is to be emitted now that `seen` completions have passed."""
@@ -110,10 +141,24 @@ class Group:
             edit.done()
         return edit
 
-    def fail(self) -> None:
-        """The group's ErrorResponse has arrived: what stood behind it has been skipped."""
+    def completed(self, tag: bytes) -> None:
+        """A command has completed: it has the first effect with its tag."""
+        for number, effect in enumerate(self.effects):
+            if tag.startswith(effect.tag):
+                del self.effects[: number + 1]
+                effect.apply()
+                return
+
+    def fail(self) -> bytes:
+        """The group's ErrorResponse has arrived: what stood behind it has been skipped.
+
+        Returns the error that takes its place, if one does.
+        """
+        refused = bool(self.edits) and self.edits[0].action is Action.REFUSE
+        refusal = self.edits[0].payload if refused and self.edits[0].position == self.seen else b""
         self.failed = True
         self.undo()
+        return refusal or self.excuse
 
     def undo(self) -> None:
         """Take back everything that has not happened, the latest first."""

@@ -26,7 +26,8 @@ from scramp.utils import ServerError
 
 from trio_pool.errors import ClientFault, Reason, SqlState
 from trio_pool.protocol import channel_binding
-from trio_pool.protocol.credentials import ITERATIONS, SALT_LENGTH, ScramSecret
+from trio_pool.protocol.credentials import ITERATIONS, SALT_LENGTH, ScramKeys, ScramSecret
+from trio_pool.protocol.scram_keys import client_key
 
 SCRAM: Final = "SCRAM-SHA-256"
 SCRAM_PLUS: Final = "SCRAM-SHA-256-PLUS"
@@ -62,6 +63,8 @@ class SaslExchange:
     binding: bytes | None
     stage: Stage = Stage.MECHANISM
     mechanism: str = SCRAM
+    keys: ScramKeys | None = attrs.field(default=None, repr=False)
+    """What the client's proof has shown, once it was verified."""
     _server: Any = None
 
     @property
@@ -178,7 +181,17 @@ class SaslExchange:
             reply: str = self._server.get_server_final()
         except ScramException as error:
             self._refuse(error)
+        self.keys = self._read_keys(message)
         return reply.encode()
+
+    def _read_keys(self, message: str) -> ScramKeys:
+        """The keys behind the proof of a client-final-message that scramp has accepted."""
+        unproven, _, proof = message.rpartition(",p=")
+        server = self._server
+        auth_message = f"{server.client_first_bare},{server.server_first},{unproven}".encode()
+        secret = self.secret
+        key = client_key(secret.stored_key, auth_message, base64.b64decode(proof, validate=True))
+        return ScramKeys(secret.iterations, secret.salt, key, secret.server_key)
 
     def _refuse(self, error: ScramException) -> NoReturn:
         match error.server_error:

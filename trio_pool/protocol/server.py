@@ -12,26 +12,16 @@ and a chunk that arrives when nothing is expected, which may only hold asynchron
 
 Bodies that nobody needs are never held: a DataRow of a gigabyte passes in pieces (`body_left`). Messages that
 are looked into are held until whole (`rest`), up to `MAX_HELD`.
-
-COPY FROM STDIN has a trap: the server ignores a Sync that arrives while it copies, so a Sync sent right
-behind Execute (libpq does that) will not be answered. `_copy_in` merges its group into the next then. The
-same goes for a Query sent in a group that is still open: if something in front of it failed, the Query is
-skipped and answered by nothing.
-
-Groups are numbered: `answered` is the number of the one at the head of the queue, `sending` of the one that
-is being sent. The numbers tell whether a CopyDone was sent before or behind a Sync, and whether the Parse of
-the unnamed statement is known to have succeeded.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from trio_pool.errors import Reason, ServerFault, SqlState
-from trio_pool.protocol import settings as session_settings
-from trio_pool.protocol.replies import COMPLETIONS, PLAIN, QUERY, SYNCED, Action, Edit, Group
-from trio_pool.protocol.statements import ServerStatements, Statement
+from trio_pool.protocol.backend import UNKNOWN, BackendSession
+from trio_pool.protocol.facts import Ask
+from trio_pool.protocol.replies import COMPLETIONS, PLAIN, Group
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError, header
 from trio_pool.wire.tags import Backend, Status
@@ -51,8 +41,8 @@ COMMAND_COMPLETE = Backend.COMMAND_COMPLETE
 IDLE = Status.IDLE
 
 # Commands that change nothing which outlives their transaction, by the first three letters of their command
-# tag. Whatever is not here (SET, RESET, LISTEN, PREPARE, DECLARE, CREATE, LOAD, DO, CALL ...) may leave
-# something in the session, so the server is reset before its next client.
+# tag, unless their text has told otherwise (`facts`). Whatever else completes without its text being known
+# may have changed anything.
 CLEAN = frozenset(
     b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT".split()
     + b"TRU ANA VAC GRA REV CLU LOC REF CHE".split()
@@ -60,14 +50,18 @@ CLEAN = frozenset(
 # Commands after which a text prepared before may mean something else.
 _DDL = frozenset(b"CRE ALT DRO".split())
 
-# Of those that are not clean, the ones whose tag says that they leave something which only this server has,
-# and why their client keeps it.
-_PINNING = {b"PREPARE\0": "SQL PREPARE", b"LISTEN\0": "LISTEN", b"LOAD\0": "LOAD"}
+# Reasons to keep the server for commands whose text was too long to be known.
+_PINNING = {b"PREPARE\0": "SQL PREPARE", b"LOAD\0": "LOAD"}
 
-_UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
 _ASYNCHRONOUS = frozenset({Backend.NOTICE_RESPONSE, Backend.NOTIFICATION_RESPONSE, Backend.PARAMETER_STATUS})
 _LOOKED_INTO = frozenset(
-    {READY_FOR_QUERY, COMMAND_COMPLETE, Backend.ERROR_RESPONSE, Backend.PARAMETER_STATUS}
+    {
+        READY_FOR_QUERY,
+        COMMAND_COMPLETE,
+        Backend.ERROR_RESPONSE,
+        Backend.NOTIFICATION_RESPONSE,
+        Backend.PARAMETER_STATUS,
+    }
 )
 _PASSED = frozenset(
     {
@@ -81,7 +75,6 @@ _PASSED = frozenset(
         Backend.FUNCTION_CALL_RESPONSE,
         Backend.NO_DATA,
         Backend.NOTICE_RESPONSE,
-        Backend.NOTIFICATION_RESPONSE,
         Backend.PARAMETER_DESCRIPTION,
         Backend.PARSE_COMPLETE,
         Backend.PORTAL_SUSPENDED,
@@ -90,34 +83,16 @@ _PASSED = frozenset(
 )
 
 
-class ServerSession:
+class ServerSession(BackendSession):
     """The conversation with one server after its login."""
 
     __slots__ = (
-        "answered",
-        "body_left",
-        "copy_dones",
-        "copy_in",
-        "defaults",
-        "dirty",
+        "_replacement",
         "drop_body",
         "failure",
-        "groups",
         "on_plans_changed",
-        "open_count",
-        "open_group",
-        "pins",
         "quiet_failed",
-        "reported",
-        "rest",
         "schema_changed",
-        "sending",
-        "settings",
-        "stale",
-        "statements",
-        "status",
-        "unnamed",
-        "unnamed_in",
     )
 
     def __init__(
@@ -125,66 +100,24 @@ class ServerSession:
         reported: Settings,
         *,
         max_statements: int,
+        process_id: int = 0,
         on_plans_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.status: int = IDLE
-        self.groups: deque[Group] = deque()
-        self.open_count = 0
-        """Requests sent since the last Sync or Query: the size of the group that is being sent."""
-        self.open_group: Group | None = None
-        """The group that is being sent, once it has an edit or a reply; until then `open_count` is all there
-        is.
-        """
-        self.answered = 0
-        self.sending = 0
-        self.rest = b""
-        self.body_left = 0
+        super().__init__(reported, max_statements=max_statements, process_id=process_id)
         self.drop_body = False
         """Whether the message that `body_left` belongs to is swallowed."""
-        self.copy_in = False
-        """Whether the server is copying from us, i.e. would ignore a Sync."""
-        self.copy_dones: list[tuple[int, int]] = []
-        """Where CopyDone or CopyFail were sent: number of the group, and of its requests in front.
-
-        A late one belongs to no COPY any more.
-        """
         self.schema_changed = False
         """Whether the transaction has changed the schema, which others will see only when it ends."""
-        self.dirty = False
-        """Whether something may be left in the session that the next client must not find."""
-        self.pins: dict[str, None] = {}
-        """Why the client must keep this server beyond its transaction; empty if it need not."""
-        self.statements = ServerStatements(max_statements)
-        self.unnamed: bytes | None = None
-        """Content of the unnamed statement, None if there is none, `_UNKNOWN` behind an error: whatever was
-        to replace it may have been skipped.
-        """
-        self.unnamed_in = -1
-        """The group in which it was parsed."""
         self.quiet_failed = False
         """Whether the last quiet group failed, so that its client has to skip to its own Sync."""
         self.on_plans_changed = on_plans_changed
         """Called when a statement fails because its result type has changed: what is prepared from now on
         must be prepared anew.
         """
-        self.stale: dict[bytes, None] = {}
-        """Names that an attempt to reuse a name left behind; closed at the next lease."""
-        self.defaults = reported
-        self.reported = reported
-        self.settings = session_settings.NONE
         self.failure: ErrorFields | None = None
         """The FATAL error with which the server announced its end."""
-
-    # -- state -----------------------------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the server owes something."""
-        return bool(self.groups or self.open_count or self.open_group is not None)
-
-    @property
-    def between_messages(self) -> bool:
-        return not self.rest and not self.body_left
+        self._replacement = b""
+        """What the client gets in place of the message that was just swallowed."""
 
     @property
     def free(self) -> bool:
@@ -193,186 +126,6 @@ class ServerSession:
         Written out in the hot path as well.
         """
         return not self.waiting and self.status == IDLE and self.between_messages and self.failure is None
-
-    @property
-    def skipping(self) -> bool:
-        """Whether the group being sent has failed already: the server ignores everything up to Sync."""
-        return self.open_group is not None and self.open_group.failed
-
-    # -- what is sent ----------------------------------------------------------------------------------------
-
-    def query(self) -> None:
-        """A Query is sent."""
-        if self.open_count or self.open_group is not None:
-            self.unnamed = _UNKNOWN  # the Query may be skipped
-            # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
-            self.dirty = True
-            group = self._opened()
-            if group.failed:
-                return  # it will be
-            group.by_query, group.prefix = True, self.open_count
-            self._close_group(group)
-        else:
-            self.unnamed = None
-            self.sending += 1
-            self.groups.append(QUERY)
-
-    def function_call(self) -> None:
-        """A FunctionCall is sent: a Query that leaves the unnamed statement alone."""
-        unnamed = self.unnamed
-        self.query()
-        if self.unnamed is None:
-            self.unnamed = unnamed
-
-    def sync(self) -> None:
-        """A Sync is sent."""
-        if self.copy_in:
-            return  # ignored
-        if self.open_group is not None:
-            self._close_group(self.open_group)
-        else:
-            self.open_count = 0
-            self.sending += 1
-            self.groups.append(SYNCED)
-
-    def request(self) -> None:
-        """A Parse, Bind, Describe, Execute or Close is sent whose reply is forwarded."""
-        self.open_count += 1
-
-    def edited(self, edit: Edit) -> None:
-        """A request is sent, or answered in the server's place, whose reply wants an edit."""
-        edit.position = self.open_count
-        group = self._opened()
-        if not group.failed:
-            group.edits.append(edit)
-        elif edit.undo is not None:
-            edit.undo()  # it is skipped
-        if edit.action is not Action.FAKE:
-            self.open_count += 1
-
-    def swallow(self, edit: Edit | None = None) -> None:
-        """A request of ours is sent."""
-        self.edited(edit or Edit(0, Action.SWALLOW))
-
-    def fakes_now(self) -> bytes:
-        """Fake replies that have nothing in front of them and therefore go out at once."""
-        group = self.open_group
-        if self.groups or group is None or group.failed or self.body_left:
-            return b""
-        fakes = group.fakes_due()
-        if not self.open_count and not group.edits and not group.failed:
-            self.open_group = None  # nothing of it ever went to the server
-        return fakes
-
-    def quiet_sync(self) -> None:
-        """A Sync is sent where the client sent Flush: the end of the group is not the client's."""
-        group = self._opened()
-        group.quiet = True
-        self._close_group(group)
-
-    def copy_ended(self) -> None:
-        """CopyDone or CopyFail is sent."""
-        self.copy_in = False
-        if self.open_count:
-            self._opened()  # so that its replies are counted
-        place = (self.sending, self.open_count)
-        if self.copy_dones[-1:] != [place]:
-            self.copy_dones = [done for done in self.copy_dones if done[0] >= self.answered]
-            self.copy_dones.append(place)
-
-    def has_statement(self, statement: Statement) -> bool:
-        """Whether a Bind or Describe of the statement can be sent as it is. Hot path."""
-        return self.statements.has(statement, self.open_group)
-
-    def prepare(self, statement: Statement) -> tuple[bytes, Edit]:
-        """What to send so that the statement is there, and the edit of its Parse, which the caller may extend
-        and registers with `edited`.
-        """
-        requests = b""
-        if statement in self.statements.unconfirmed or statement in self.statements.present:
-            self.swallow(self.statements.close(statement, self._opened()))
-            requests = messages.close_statement(statement.name)
-        for oldest in self.statements.overflow():
-            self.swallow(self.statements.close(oldest, self._opened()))
-            requests += messages.close_statement(oldest.name)
-        edit = self.statements.parse(statement, self._opened())
-        return requests + messages.parse(statement.name, statement.rest), edit
-
-    def prepare_unnamed(self, rest: bytes | None) -> bytes:
-        """What to send so that the server's unnamed statement is this one, or none."""
-        self.parse_unnamed(rest)
-        self.swallow()
-        if rest is None:
-            return messages.close_statement(b"")
-        return messages.parse(b"", rest)
-
-    def parse_unnamed(self, rest: bytes | None) -> None:
-        """A Parse of the unnamed statement, or its Close, is sent. Hot path."""
-        if self.open_group is None or not self.open_group.failed:
-            self.unnamed = rest
-            self.unnamed_in = self.sending
-
-    def has_unnamed(self, rest: bytes | None) -> bool:
-        """Whether a Bind or Describe of the unnamed statement can be sent as it is: it is parsed ahead in the
-        same group, or was in one that is answered. Hot path.
-        """
-        return self.unnamed is rest and (self.unnamed_in < self.answered or self.unnamed_in == self.sending)
-
-    @property
-    def may_have_failed(self) -> bool:
-        """Whether the transaction may be an aborted one, in which even a Parse fails."""
-        return self.status == Status.FAILED or any(not group.swallowed for group in self.groups)
-
-    def adopt(self, wanted: Settings) -> bytes:
-        """What to send ahead of a client's first statement: the session as the client left its own."""
-        requests = b""
-        if self.stale:
-            requests = b"".join(map(messages.close_statement, self.stale)) + messages.SYNC
-            self.stale.clear()
-            self.sync()
-            self.groups[-1] = Group(swallowed=True)
-        if wanted is not self.settings:
-            difference = session_settings.difference(self.settings, wanted)
-            if difference:
-                self.sync()
-                self.groups[-1] = Group(swallowed=True)
-                self.unnamed = None
-                requests += difference
-            self.settings = wanted
-        return requests
-
-    def clean(self) -> bytes | None:
-        """The next thing to send so that the connection becomes free and spotless; b"" to wait for replies,
-        None when it is.
-
-        One step at a time: end a COPY, close the open group, wait, roll back, discard what the session may
-        hold. Used when the client is gone.
-        """
-        if self.copy_in:
-            self.copy_ended()
-            if self.groups:
-                return messages.copy_fail("client is gone")
-            self.sync()
-            return messages.copy_fail("client is gone") + messages.SYNC
-        if self.open_count or self.open_group is not None:
-            self.sync()
-            return messages.SYNC
-        if self.groups or not self.between_messages:
-            return b""
-        if self.status != IDLE:
-            self.query()
-            self.groups[-1] = Group(by_query=True, swallowed=True)
-            return messages.query("ROLLBACK")
-        if self.dirty:
-            self.dirty = False
-            self.pins.clear()
-            self.statements.clear()
-            self.stale.clear()
-            self.settings = session_settings.NONE
-            self.query()
-            self.groups[-1] = Group(by_query=True, swallowed=True)
-            return messages.query("DISCARD ALL")
-        return None
 
     # -- what arrives ----------------------------------------------------------------------------------------
 
@@ -428,7 +181,7 @@ class ServerSession:
                 at = end
             if not groups or id(groups[0]) not in PLAIN:
                 return data[:at] + self._receive_slowly(data[at:])
-        return self._keep(data, at)
+        return self._hold(data, at)
 
     def _receive_slowly(self, data: bytes) -> bytes:
         """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in
@@ -440,7 +193,7 @@ class ServerSession:
         at = 0
         size = len(data)
         while True:
-            group = self.groups[0] if self.groups else self._opened() if self.open_count else self.open_group
+            group = self.groups[0] if self.groups else self.opened() if self.open_count else self.open_group
             if group is not None and not group.failed:
                 out.append(group.fakes_due())
             if at + 5 > size:
@@ -448,7 +201,7 @@ class ServerSession:
                 break
             tag, length = header(data, at)
             end = at + 1 + length
-            if end > size and (group is None or tag in _LOOKED_INTO) and not self._passes_unread(tag, length):
+            if end > size and self._must_be_whole(tag, group) and not self._passes_unread(tag, length):
                 self.rest = data[at:]
                 self._check_held()
                 break
@@ -457,11 +210,24 @@ class ServerSession:
                 self.drop_body = False
             else:
                 self.drop_body = True
+                if self._replacement:
+                    out.append(self._replacement)
+                    self._replacement = b""
             if end > size:
                 self.body_left = end - size
                 break
             at = end
+            if self.refused is not None:
+                self.rest = data[at:]
+                break
         return b"".join(out)
+
+    @staticmethod
+    def _must_be_whole(tag: int, group: Group | None) -> bool:
+        """Whether a message cannot be passed in pieces."""
+        if group is None or tag in _LOOKED_INTO:
+            return True
+        return tag == DATA_ROW and group.errand is not None
 
     def _handle_slowly(self, tag: int, length: int, body: bytes, group: Group | None) -> bool:
         """One message outside the fast walk. True if it is the client's."""
@@ -471,14 +237,23 @@ class ServerSession:
             if tag in _ASYNCHRONOUS or tag == Backend.ERROR_RESPONSE:
                 return self._handle(tag, length, body, group)
             raise self._violation(f"unexpected message {chr(tag)!r}")
+        if tag == Backend.NOTIFICATION_RESPONSE:
+            return self._handle(tag, length, body, group)
         forward = True
         if tag == READY_FOR_QUERY:
             self._ready(body[0] if body else 0, length)
             forward = not group.quiet
+            if group.swallowed:
+                self._end_errand(group)
         elif tag in COMPLETIONS:
             forward = id(group) in PLAIN or group.complete()
-            if tag == COMMAND_COMPLETE and body[:3] not in CLEAN and not group.swallowed:
-                self._changed_session(body)
+            if tag == COMMAND_COMPLETE and not group.swallowed:
+                if group.effects:
+                    group.completed(body)
+                if body[:3] not in CLEAN:
+                    self._changed_session(body, explained=group.explained)
+        elif tag == DATA_ROW and group.errand is not None and group.errand.row is not None:
+            self._errand_row(group.errand.row, body)
         elif tag not in _PASSED:
             forward = self._handle(tag, length, body, group)
         return forward and not group.swallowed
@@ -493,9 +268,16 @@ class ServerSession:
             except FramingError as problem:
                 raise self._violation(str(problem)) from None
             self.reported = self.reported.but({name: value})
+            if group is None or not group.swallowed:
+                self.told = self.told.but({name: value})
             return True
+        if tag == Backend.NOTIFICATION_RESPONSE:
+            try:
+                return self._notified(body)
+            except FramingError as problem:
+                raise self._violation(str(problem)) from None
         if tag == Backend.COPY_IN_RESPONSE and group is not None:
-            self._copy_in(group)
+            self.copy_began(group)
             return True
         if tag in _ASYNCHRONOUS and length >= 4:
             return True
@@ -505,23 +287,55 @@ class ServerSession:
         """An ErrorResponse ends a request; a FATAL one, or one that nobody asked for, announces the end of
         the connection.
         """
-        if group is None or group.swallowed or b"\0VFATAL\0" in body[:64] or b"\0VPANIC\0" in body[:64]:
+        ours = group is not None and group.swallowed
+        unbidden = group is None or (group.errand is not None and group.errand.failed is None)
+        if unbidden or b"\0VFATAL\0" in body[:64] or b"\0VPANIC\0" in body[:64]:
             self.failure = messages.read_error(body)
             return False
+        assert group is not None
         self.copy_in = False
+        self.unnamed = UNKNOWN
+        if ours:
+            group.failed = True
+            assert group.errand is not None
+            assert group.errand.failed is not None
+            group.errand.failed(messages.message(Backend.ERROR_RESPONSE, body))
+            return False
         if b"\0RRevalidateCachedQuery\0" in body:
             self.on_plans_changed()
-        self.unnamed = _UNKNOWN
-        if id(group) not in PLAIN:
-            self.quiet_failed = group.quiet
-            skipped_query = group.by_query and group.seen < group.prefix
-            group.fail()
-            if skipped_query:
-                skipped = 1
-                while skipped < len(self.groups) and self.groups[skipped].by_query:
-                    skipped += 1
-                self._merge(skipped)
-        return True
+        if id(group) in PLAIN:
+            return True
+        self.quiet_failed = group.quiet
+        skipped_query = group.by_query and group.seen < group.prefix
+        self._replacement = group.fail()
+        if skipped_query:
+            self.query_skipped()
+        return not self._replacement
+
+    def _errand_row(self, take: Callable[[bytes], None], body: bytes) -> None:
+        try:
+            take(body)
+        except (FramingError, ValueError, KeyError) as problem:
+            raise self._violation(f"no answer to our question: {problem!r}") from None
+
+    def _end_errand(self, group: Group) -> None:
+        """A group of ours has ended: tell the client what it was not told meanwhile."""
+        errand = group.errand
+        if errand is not None and errand.done is not None and not group.failed:
+            errand.done()
+        self._replacement = self.tell()
+
+    def tell(self) -> bytes:
+        """ParameterStatus of everything that is not as the client was told."""
+        if self.told is self.reported:
+            return b""
+        news = b"".join(
+            messages.parameter_status(name, value)
+            for name, value in self.reported.items()
+            if self.told.get(name) != value
+        )
+        self.told = self.reported
+        return news
 
     def _ready(self, status: int, length: int) -> None:
         if length != 5 or status not in (IDLE, Status.IN_TRANSACTION, Status.FAILED) or not self.groups:
@@ -536,85 +350,28 @@ class ServerSession:
         if group.edits:
             raise self._violation("ReadyForQuery before the replies that it follows")
 
-    def _copy_in(self, group: Group) -> None:
-        """COPY FROM STDIN begins: the server ignores every Sync between the COPY and its CopyDone, those that
-        were sent already included.
-        """
-        begun = (self.answered + 1, -1) if group.by_query else (self.answered, group.seen)
-        done = next((place for place in self.copy_dones if place > begun), None)
-        self.copy_in = done is None
-        ignored = (self.sending if done is None else done[0]) - begun[0]
-        if not group.by_query:
-            self._merge(ignored)
-            return
-        for _ in range(ignored):
-            self.groups[1].undo()
-            del self.groups[1]
-        self.answered += ignored
+    def _changed_session(self, tag: bytes, *, explained: bool = False) -> None:
+        """A command completed that may have left something in the session.
 
-    def _merge(self, count: int) -> None:
-        """What was to end the first `count` groups has been ignored by the server: whatever ends the next
-        one, sent or to be sent, ends them all.
+        Whatever its text could tell is known already if it is `explained`.
         """
-        if not count:
-            return
-        head = self.groups[0]
-        if id(head) in PLAIN:
-            head = Group()
-        for number in range(count):
-            ended = self.groups.popleft()
-            if number:
-                head.edits += ended.edits
-        self.answered += count
-        before = head.seen + 1  # the last of the head's requests is being answered now
-        if self.groups:
-            following = self.groups[0]
-            self.groups[0] = head
-        else:
-            following = self._opened()
-            self.open_group = head
-            self.open_count += before
-        for edit in following.edits:
-            edit.position += before
-        here = self.answered
-        self.copy_dones = [(at, count + before * (at == here)) for at, count in self.copy_dones]
-        head.edits += following.edits
-        head.by_query, head.quiet = following.by_query, following.quiet
-        head.prefix = before + following.prefix
-        if head.failed:
-            head.undo()
-
-    def _changed_session(self, tag: bytes) -> None:
-        """A command completed that may have left something in the session."""
         if tag[:3] in _DDL:
             self.schema_changed = True
             self.on_plans_changed()
-            if tag[:3] != b"CRE":
-                return
-        self.dirty = True
-        if tag in _PINNING:
-            self.pins[_PINNING[tag]] = None
-        elif tag == b"DISCARD ALL\0":
-            self.statements.clear()
-            self.pins.clear()
+        if explained:
+            return
+        if tag == b"DISCARD ALL\0":
+            self.discarded()
         elif tag == b"DEALLOCATE ALL\0":
-            self.statements.clear()
-            self.pins.pop(_PINNING[b"PREPARE\0"], None)
+            self.deallocated(None)
+        else:
+            self.asks |= Ask.ALL
+        if tag in _PINNING:
+            self.keep([_PINNING[tag]])
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _opened(self) -> Group:
-        if self.open_group is None:
-            self.open_group = Group()
-        return self.open_group
-
-    def _close_group(self, group: Group) -> None:
-        self.groups.append(group)
-        self.sending += 1
-        self.open_group = None
-        self.open_count = 0
-
-    def _keep(self, data: bytes, at: int) -> bytes:
+    def _hold(self, data: bytes, at: int) -> bytes:
         """The walk stopped at `at`, inside or behind the chunk: hold the start of a message that is looked
         into, pass the rest.
         """

@@ -10,6 +10,7 @@ Two small immutable values, interned, so that "nothing differs" is one identity 
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, overload
 from weakref import WeakValueDictionary
@@ -79,22 +80,59 @@ def intern(values: Mapping[str, str]) -> Settings:
 NONE = intern({})
 
 
-def difference(has: Settings, wants: Settings) -> bytes:
+IDENTITY = ("session_authorization", "role")
+"""Parameters that say who the session is, in the order in which they can be set: each resets those behind."""
+
+
+def difference(has: Settings, wants: Settings, reported: Settings, *, guarded: bool = True) -> bytes:
     """Requests, ended by one Sync, that bring a server which `has` to what a client `wants`. Their replies
-    are to be swallowed.
+    are to be swallowed. What the server has `reported` to be so already is left alone.
+
+    All or nothing: one statement sets everything. When it is `guarded` a failure leaves the session in a
+    failed transaction, so that what was sent right behind it cannot run under other settings than its own.
 
     They leave no unnamed statement behind: the client could otherwise execute ours. Values travel as
-    parameters of `set_config`, never inside SQL text. `b""` if there is nothing to do.
+    parameters of `set_config`, never inside SQL text; NULL resets. `b""` if there is nothing to do.
     """
-    changed = {name: value for name, value in wants.items() if has.get(name) != value}
-    gone = [name for name in has if name not in wants]
-    if not changed and not gone:
+    changes = _changes(has, wants, reported)
+    if not changes:
         return b""
-    requests = b"".join(_run(f"RESET {quote_setting(name)}", []) for name in gone)
-    requests += b"".join(
-        _run("SELECT pg_catalog.set_config($1, $2, false)", pair) for pair in changed.items()
-    )
+    requests = b""
+    encoding = reported.get("client_encoding", "UTF8")
+    if encoding != "UTF8" and not all(_is_ascii(value) for _, value in changes):
+        requests += run(_set_config(1), ["client_encoding", "UTF8"])
+        changes = [(n, v) for n, v in changes if n != "client_encoding"]
+        changes.append(("client_encoding", wants.get("client_encoding")))
+    requests += run(_set_config(len(changes)), [text for change in changes for text in change])
+    if guarded:
+        requests = _BEGIN + requests + _COMMIT
     return requests + messages.close_statement(b"") + messages.SYNC
+
+
+def _changes(has: Settings, wants: Settings, reported: Settings) -> list[tuple[str, str | None]]:
+    """What is to be set, None to reset, in an order that works: whoever may set something is the login user,
+    so identity is laid aside first and put on last.
+    """
+    changes: dict[str, str | None] = {name: None for name in has if name not in wants}
+    changes.update(
+        (name, value) for name, value in wants.items() if (has.get(name) or reported.get(name)) != value
+    )
+    if not changes:
+        return []
+    ordered: list[tuple[str, str | None]] = [(name, None) for name in IDENTITY if name in has]
+    ordered += [(name, value) for name, value in changes.items() if name not in IDENTITY]
+    ordered += [(name, wants[name]) for name in IDENTITY if name in wants]
+    return ordered
+
+
+@functools.lru_cache(maxsize=64)
+def _set_config(count: int) -> str:
+    calls = ", ".join(f"pg_catalog.set_config(${2 * n + 1}, ${2 * n + 2}, false)" for n in range(count))
+    return f"SELECT {calls}"
+
+
+def _is_ascii(value: str | None) -> bool:
+    return value is None or value.isascii()
 
 
 def canonical(wanted: Settings, reported: Settings) -> Settings:
@@ -111,15 +149,16 @@ def needs_no_trial(name: str, value: str) -> bool:
     return name == "application_name" and len(value) < 64 and value.isascii() and value.isprintable()
 
 
-def _run(sql: str, parameters: Iterable[str]) -> bytes:
+def run(sql: str, parameters: Iterable[str | None] = ()) -> bytes:
+    """A statement of ours through the unnamed statement and portal, without Sync."""
     return (
         messages.parse(b"", messages.text(sql) + b"\0\0") + messages.bind(b"", parameters) + messages.EXECUTE
     )
 
 
-def quote_setting(name: str) -> str:
-    """A parameter name as SQL: each dotted part a quoted identifier."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+# Read committed whatever the session's default is: a deferrable serializable one would wait for a snapshot.
+_BEGIN = run("BEGIN ISOLATION LEVEL READ COMMITTED")
+_COMMIT = run("COMMIT")
 
 
 def read_options(options: str) -> dict[str, str]:

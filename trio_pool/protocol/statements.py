@@ -17,8 +17,10 @@ from weakref import WeakValueDictionary
 
 import attrs
 
+from trio_pool.protocol.facts import NOTHING, Facts, facts_of
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
+from trio_pool.wire import messages
 
 
 @attrs.define(eq=False, weakref_slot=True)
@@ -31,6 +33,24 @@ class Statement:
     name: bytes
     rest: bytes
     proven: bool = False
+    facts: Facts = attrs.field(init=False)
+    """What executing it may do to the session."""
+
+    def __attrs_post_init__(self) -> None:
+        self.facts = facts_of(self.rest.partition(b"\0")[0])
+
+
+@attrs.frozen(eq=False)
+class SqlStatement:
+    """A statement that SQL's PREPARE made: `text` is that command, `facts` those of what it prepares."""
+
+    text: bytes
+    facts: Facts = NOTHING
+
+    @property
+    def requests(self) -> list[bytes]:
+        """What makes it, through the unnamed statement and portal."""
+        return [messages.parse(b"", self.text + b"\0\0\0"), messages.bind(b"", []), messages.EXECUTE]
 
 
 @attrs.define(eq=False)
@@ -44,6 +64,11 @@ class StatementRegistry:
     prefix: bytes
     _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
     _made: int = 0
+
+    @property
+    def nobody(self) -> bytes:
+        """A name that no statement has."""
+        return self.prefix + b"none"
 
     def get(self, rest: bytes) -> Statement:
         """The statement with this content."""

@@ -86,6 +86,12 @@ def negotiate_protocol_version(minor: int, unknown_options: Iterable[str]) -> by
     )
 
 
+def notification(process_id: int, channel: bytes, payload: bytes) -> bytes:
+    """A NotificationResponse."""
+    body = b"%b%b\0%b\0" % (_int32.pack(process_id), channel, payload)
+    return message(Backend.NOTIFICATION_RESPONSE, body)
+
+
 def command_complete(tag: str) -> bytes:
     return message(Backend.COMMAND_COMPLETE, text(tag))
 
@@ -149,12 +155,15 @@ def parse(name: bytes, rest: bytes) -> bytes:
     return message(Frontend.PARSE, name + b"\0" + rest)
 
 
-def bind(statement: bytes, parameters: Iterable[str]) -> bytes:
-    """Bind of the unnamed portal; text parameters, text results."""
-    values = [p.encode(errors="surrogateescape") for p in parameters]
-    body = b"".join(_int32.pack(len(v)) + v for v in values)
+def bind(statement: bytes, parameters: Iterable[str | None]) -> bytes:
+    """Bind of the unnamed portal; text parameters (None is NULL), text results."""
+    values = [None if p is None else p.encode(errors="surrogateescape") for p in parameters]
+    body = b"".join(NULL if v is None else _int32.pack(len(v)) + v for v in values)
     return message(Frontend.BIND, b"\0%b\0\0\0%b%b\0\0" % (statement, _int16.pack(len(values)), body))
 
+
+NULL = b"\xff\xff\xff\xff"
+"""The length of a value that is NULL, in Bind and DataRow."""
 
 EXECUTE = message(Frontend.EXECUTE, b"\0\0\0\0\0")
 """Execute of the unnamed portal, without a row limit."""
@@ -233,6 +242,52 @@ def read_negotiate_protocol_version(body: bytes) -> tuple[int, list[str]]:
     if len(names) != count + 1 or names.pop():
         raise FramingError("malformed NegotiateProtocolVersion")
     return version, [name.decode(errors="surrogateescape") for name in names]
+
+
+def read_row(body: bytes) -> list[str | None]:
+    """The columns of a DataRow whose values are text."""
+    columns: list[str | None] = []
+    at = 2
+    for _ in range(int.from_bytes(body[:2], "big")):
+        size = body[at : at + 4]
+        at += 4
+        if size == NULL:
+            columns.append(None)
+            continue
+        end = at + int.from_bytes(size, "big")
+        if len(size) < 4 or end > len(body):
+            raise FramingError("malformed DataRow")
+        columns.append(body[at:end].decode(errors="surrogateescape"))
+        at = end
+    return columns
+
+
+def read_notification(body: bytes) -> tuple[bytes, bytes]:
+    """Channel and payload of a NotificationResponse; the sender's process ID is in front of them."""
+    parts = body[4:].split(b"\0")
+    if len(parts) != 3 or parts[2]:
+        raise FramingError("malformed NotificationResponse")
+    return parts[0], parts[1]
+
+
+def read_bound_values(body: bytes) -> list[bytes | None]:
+    """The parameter values of a Bind, as they are encoded there; no more of them than the body holds."""
+    at = body.find(b"\0", body.find(b"\0") + 1) + 1
+    formats = int.from_bytes(body[at : at + 2], "big")
+    at += 2 + 2 * formats
+    values: list[bytes | None] = []
+    for _ in range(int.from_bytes(body[at : at + 2], "big")):
+        size = body[at + 2 : at + 6]
+        if len(size) < 4:
+            break
+        at += 4
+        if size == NULL:
+            values.append(None)
+        else:
+            length = int.from_bytes(size, "big")
+            values.append(body[at + 2 : at + 2 + length])
+            at += length
+    return values
 
 
 def read_int32(body: bytes) -> int:

@@ -1,0 +1,240 @@
+"""Sessions survive pooling: every sequence of tests/corpus is answered as on a direct connection.
+
+PostgreSQL itself is the judge; no expected output is written down anywhere. The pool has two servers, eight clients
+are busy on it at all times: six with the sequences of a file, two with what disturbs (tests/corpus/noise.txt).
+
+    pytest tests/e2e/test_sessions.py                                   all
+    pytest tests/e2e/test_sessions.py -k "settings and system15"        the files whose name has "settings", on one
+    SEQUENCE="rolled back" pytest tests/e2e/test_sessions.py -k temp    only sequences with these words in the title
+    SEQUENCE="..." QUIET=1 pytest ...                                   one client, no noise: a sequence by itself
+    SESSIONS_SEED=7 pytest ...                                          another order of sequences
+
+The format of the corpus: tests/support/corpus.py. What is compared: tests/support/sessions.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from tests.support import corpus
+from tests.support.pooler import ORIGIN_PASSWORD_VARIABLE, Pooler
+from tests.support.raw import RawClient
+from tests.support.sessions import Direct, Names, Place, Pooled, Transcript, difference, run
+from tests.support.target import DATABASE, PASSWORD, USER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tests.support.corpus import StatementSequence
+    from trio_pool.cli.postgres import LocalPostgres
+
+pytestmark = pytest.mark.e2e
+
+POOL_SIZE = 2
+RUNNERS = 6
+DISTURBERS = 2
+NOISE = "noise"
+SEED = int(os.environ.get("SESSIONS_SEED", "1"))
+WANTED = os.environ.get("SEQUENCE", "")
+QUIET = bool(os.environ.get("QUIET"))
+
+# Files with what no pooler can see from outside: functions that change the session from inside. A pooler may need
+# its strict mode for them, which is configured by STRICT.
+STRICT_FILES = ("hidden",)
+STRICT: dict[str, Any] = {}
+
+# A log-in that hangs or a lease that never comes costs this much each, so give up a file after a few.
+MOST_TIMEOUTS = 3
+
+# The application, two roles it may become, one with settings of its own, a superuser, one whose settings change.
+ROLES = (USER, "lily", "boss", "mona")
+SET_UP = f"""
+    create role ada;
+    create role bob;
+    grant ada, bob to {USER};
+    alter role ada set work_mem = '5MB';
+    create role lily login password '{{password}}';
+    grant ada, bob to lily;
+    alter role lily set work_mem = '7MB';
+    alter role lily set search_path = 'lily', 'public';
+    alter role lily set datestyle = 'German';
+    alter role lily in database {DATABASE} set statement_timeout = '70s';
+    alter role lily set app.tenant = 'of lily';
+    create role boss superuser login password '{{password}}';
+    create role mona login password '{{password}}';
+"""
+
+
+@attrs.frozen
+class World:
+    """One PostgreSQL with roles for the corpus, the pooler in front of it, and the judge's answers so far."""
+
+    pg: LocalPostgres
+    pooler: Pooler
+    control: RawClient
+    mutex: threading.Lock = attrs.field(factory=threading.Lock)
+    several: threading.Lock = attrs.field(factory=threading.Lock)
+
+    @property
+    def direct(self) -> Direct:
+        return Direct(f"{self.pg.socket_dir}/.s.PGSQL.{self.pg.port}")
+
+    @property
+    def pooled(self) -> Pooled:
+        return Pooled(self.pooler.host, self.pooler.port)
+
+    def run(self, sequence: StatementSequence, place: Place) -> Transcript:
+        """Run a sequence in a schema of its own.
+
+        With several sessions a sequence may hold one server while it waits for another; two such sequences could
+        wait for each other on a pool of two, so there is one at a time.
+        """
+        names = Names.draw()
+        with self.mutex:
+            problems = self.control.run(
+                f"create schema {names.u} authorization {USER};"
+                f" grant all on schema {names.u} to ada, bob, lily, mona"
+            )
+        assert problems == []
+        if len(sequence.sessions) == 1 or place == self.direct:
+            return run(sequence, place, names)
+        with self.several:
+            return run(sequence, place, names)
+
+
+def configuration(pg: LocalPostgres) -> dict[str, Any]:
+    """A database for each role, named like it: a pool logs in as the role that its clients log in as."""
+    return {
+        "users": {role: {"password": PASSWORD} for role in ROLES},
+        "databases": {
+            role: {
+                "origin": f"postgresql://{role}@{pg.host}:{pg.port}/{DATABASE}?sslmode=disable",
+                "password_env": ORIGIN_PASSWORD_VARIABLE,
+                "pool_size": POOL_SIZE,
+            }
+            for role in ROLES
+        },
+        "timeouts": {"lease_wait": "8s"},
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(postgres: LocalPostgres) -> LocalPostgres:
+    """PostgreSQL with the roles of the corpus."""
+    exists = postgres.run_sql("select 1 from pg_roles where rolname = 'boss'")
+    if not exists.strip():
+        postgres.run_sql(SET_UP.format(password=PASSWORD.replace("'", "''")))
+    return postgres
+
+
+@pytest.fixture(scope="module")
+def pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
+    with Pooler(prepared, tls=False, auth="trust", extra=configuration(prepared)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict_pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
+    extra = configuration(prepared) | STRICT
+    with Pooler(prepared, tls=False, auth="trust", extra=extra) as running:
+        yield running
+
+
+@pytest.fixture
+def world(prepared: LocalPostgres, request: pytest.FixtureRequest) -> Iterator[World]:
+    file = request.getfixturevalue("file")
+    pooler: Pooler = request.getfixturevalue("strict_pooler" if file in STRICT_FILES else "pooler")
+    pooler.revive()
+    path = f"{prepared.socket_dir}/.s.PGSQL.{prepared.port}"
+    with RawClient.log_in(path, user="boss") as control:
+        yield World(prepared, pooler, control)
+    assert pooler.running, f"the pooler ended\n{pooler.log_text()}"
+
+
+def wanted(file: str) -> list[StatementSequence]:
+    """The sequences of a file, or those that the environment asks for."""
+    sequences = [one for one in corpus.load(file) if WANTED in one.title]
+    if not sequences:
+        pytest.skip(f"no sequence of {file}.txt has {WANTED!r} in its title")
+    return sequences
+
+
+def together(
+    world: World, sequences: Sequence[StatementSequence], judge: Callable[[StatementSequence, Transcript], bool]
+) -> None:
+    """Run the sequences through the pooler in some order, several at a time and disturbed.
+
+    `judge` gets each transcript and says whether to go on.
+    """
+    chance = random.Random(SEED)
+    left = list(sequences)
+    chance.shuffle(left)
+    done = threading.Event()
+
+    def work() -> None:
+        while left and not done.is_set():
+            try:
+                sequence = left.pop()
+            except IndexError:
+                return
+            if not judge(sequence, world.run(sequence, world.pooled)):
+                done.set()
+
+    def disturb(order: random.Random) -> None:
+        noises = corpus.load(NOISE)
+        while not done.is_set():
+            world.run(order.choice(noises), world.pooled)
+
+    with ThreadPoolExecutor(RUNNERS + DISTURBERS) as threads:
+        noise = [] if QUIET else [threads.submit(disturb, random.Random(SEED + n)) for n in range(DISTURBERS)]
+        workers = [threads.submit(work) for _ in range(1 if QUIET else RUNNERS)]
+        for worker in workers:
+            worker.exception()
+        done.set()
+    for one in workers + noise:
+        one.result()
+
+
+@pytest.mark.parametrize("file", corpus.files())
+def test_replies_are_those_of_a_direct_connection(world: World, file: str) -> None:
+    """Eight clients on two servers are each answered exactly as if they had PostgreSQL for themselves."""
+    sequences = wanted(file)
+    expected = {one.title: world.run(one, world.direct) for one in sequences}
+    reports: dict[str, str] = {}
+    timeouts = 0
+
+    def judge(sequence: StatementSequence, got: Transcript) -> bool:
+        nonlocal timeouts
+        timeouts += got.broken
+        report = difference(expected[sequence.title], got)
+        if report is not None:
+            reports[sequence.title] = report
+        return timeouts < MOST_TIMEOUTS
+
+    together(world, sequences, judge)
+    gave_up = f"; gave up after {timeouts} timeouts" if timeouts >= MOST_TIMEOUTS else ""
+    if reports:
+        head = f"{len(reports)} of {len(sequences)} sequences of {file}.txt differ{gave_up}\n\n"
+        ordered = [reports[one.title] for one in sequences if one.title in reports]
+        pytest.fail(head + "\n".join(ordered), pytrace=False)
+
+
+@pytest.mark.parametrize("file", corpus.files())
+def test_the_judge_is_fair(world: World, file: str) -> None:
+    """Two direct connections are answered the same, so a difference is never PostgreSQL's own."""
+    reports = []
+    for sequence in wanted(file):
+        first, second = (world.run(sequence, world.direct) for _ in range(2))
+        assert not first.broken, f"{sequence.title}: {first.steps[-1]}"
+        report = difference(first, second)
+        if report is not None:
+            reports.append(report)
+    if reports:
+        pytest.fail("\n".join(reports), pytrace=False)

@@ -1,0 +1,410 @@
+"""What a server's PostgreSQL session holds: settings, prepared statements, and what pins a client to it; with
+the requests of ours that bring it to what its next client left elsewhere.
+
+Three ways to deal with what one client's session has and another's has not:
+
+- Settings are compared as a whole when a lease begins (`adopt`).
+- Prepared statements of the protocol have names of ours, so those of many clients stand side by side
+  (`statements`). Where a client can see a name, in SQL (PREPARE, EXECUTE, DEALLOCATE), exactly that name is
+  made on the server what it is in the client's session, just before it is used (`laid`, `lay_out`).
+- What cannot be moved pins the client until PostgreSQL says that it is gone (`inspect`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from trio_pool.protocol import inspection, settings
+from trio_pool.protocol.facts import Ask
+from trio_pool.protocol.inspection import Inspection
+from trio_pool.protocol.replies import Action, Edit, Errand
+from trio_pool.protocol.reply_queue import ReplyQueue
+from trio_pool.protocol.statements import ServerStatements, SqlStatement, Statement
+from trio_pool.wire import messages
+from trio_pool.wire.tags import Backend as BackendTag
+from trio_pool.wire.tags import Frontend, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from trio_pool.protocol.settings import Settings
+    from trio_pool.wire.messages import ErrorFields
+
+Preparable = Statement | SqlStatement
+UNREADABLE = "session state that could not be read"
+NOTHING = Ask(0)
+
+UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
+_TAKEN = SqlStatement(b"")  # a name that nobody may find
+
+
+class BackendSession(ReplyQueue):
+    """The session behind one server connection."""
+
+    __slots__ = (
+        "asks",
+        "asks_for",
+        "defaults",
+        "dirty",
+        "echoes",
+        "expected",
+        "keeps",
+        "laid",
+        "listening",
+        "mark",
+        "pins",
+        "process_id",
+        "refused",
+        "reported",
+        "rest",
+        "settings",
+        "silenced",
+        "statements",
+        "status",
+        "told",
+        "unnamed",
+        "unnamed_in",
+    )
+
+    def __init__(self, reported: Settings, *, max_statements: int, process_id: int) -> None:
+        super().__init__()
+        self.status: int = Status.IDLE
+        self.process_id = process_id
+        """The backend's, as it appears in notifications."""
+        self.defaults = reported
+        """What the server reported after its login."""
+        self.reported = reported
+        self.told = reported
+        """What the client that leases it has been told of that."""
+        self.expected = reported
+        """What it reports if nothing has been set behind our back."""
+        self.rest = b""
+        """The start of a message that is looked into."""
+        self.settings = settings.NONE
+        self.asks = NOTHING
+        """What may have changed in the session and is to be asked before the lease can end."""
+        self.asks_for: set[str] = set()
+        """Parameters that have to be asked for by name, since no view lists them."""
+        self.pins: dict[str, None] = {}
+        """Why the client must keep this server beyond its transaction; empty if it need not."""
+        self.keeps: set[str] = set()
+        """Those of the pins that nothing removes: the connection ends with the lease."""
+        self.dirty = False
+        """Whether something may be left in the session that the next client must not find."""
+        self.refused: ErrorFields | None = None
+        """Why the server did not take the settings of the client that leases it. What the client sent behind
+        them has no effect, and what is answered to it is still to be received.
+        """
+        self.statements = ServerStatements(max_statements)
+        self.laid: dict[bytes, Preparable] = {}
+        """What stands under names that clients chose."""
+        self.listening = False
+        """Whether the session may listen to something."""
+        self.silenced: frozenset[bytes] = frozenset()
+        """Channels whose notifications reach the client in another way, but for those that it sends itself,
+        which PostgreSQL delivers ahead of ReadyForQuery.
+        """
+        self.echoes: deque[bytes] = deque()
+        """Notifications that the client has had from here and will get in that other way again."""
+        self.mark: tuple[bytes, bytes] | None = None
+        """Channel and payload of the notification behind which everything is silenced; None once it came."""
+        self.unnamed: bytes | None = None
+        """Content of the unnamed statement, None if there is none, `UNKNOWN` behind an error: whatever was
+        to replace it may have been skipped.
+        """
+        self.unnamed_in = -1
+        """The group in which it was parsed."""
+
+    def query(self) -> None:
+        """A Query is sent. Hot path."""
+        if self.open_count or self.open_group is not None:
+            self.unnamed = UNKNOWN  # the Query may be skipped
+            # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
+            self.dirty = True
+        else:
+            self.unnamed = None
+        super().query()
+
+    def function_call(self) -> None:
+        """A FunctionCall is sent: a Query that leaves the unnamed statement alone. It may be any function."""
+        unnamed = self.unnamed
+        self.query()
+        if self.unnamed is None:
+            self.unnamed = unnamed
+        self.asks |= Ask.ALL
+
+    # -- prepared statements ---------------------------------------------------------------------------------
+
+    def has_statement(self, statement: Statement) -> bool:
+        """Whether a Bind or Describe of the statement can be sent as it is. Hot path."""
+        return self.statements.has(statement, self.open_group)
+
+    def prepare(self, statement: Statement) -> tuple[bytes, Edit]:
+        """What to send so that the statement is there, and the edit of its Parse, which the caller may extend
+        and registers with `edited`.
+        """
+        requests = b""
+        if statement in self.statements.unconfirmed or statement in self.statements.present:
+            self.swallow(self.statements.close(statement, self.opened()))
+            requests = messages.close_statement(statement.name)
+        for oldest in self.statements.overflow():
+            self.swallow(self.statements.close(oldest, self.opened()))
+            requests += messages.close_statement(oldest.name)
+        edit = self.statements.parse(statement, self.opened())
+        return requests + messages.parse(statement.name, statement.rest), edit
+
+    def prepare_unnamed(self, rest: bytes | None) -> bytes:
+        """What to send so that the server's unnamed statement is this one, or none."""
+        self.parse_unnamed(rest)
+        self.swallow()
+        if rest is None:
+            return messages.close_statement(b"")
+        return messages.parse(b"", rest)
+
+    def parse_unnamed(self, rest: bytes | None) -> None:
+        """A Parse of the unnamed statement, or its Close, is sent. Hot path."""
+        if self.open_group is None or not self.open_group.failed:
+            self.unnamed = rest
+            self.unnamed_in = self.sending
+
+    def has_unnamed(self, rest: bytes | None) -> bool:
+        """Whether a Bind or Describe of the unnamed statement can be sent as it is: it is parsed ahead in the
+        same group, or was in one that is answered. Hot path.
+        """
+        return self.unnamed is rest and (self.unnamed_in < self.answered or self.unnamed_in == self.sending)
+
+    @property
+    def between_messages(self) -> bool:
+        return not self.rest and not self.body_left
+
+    @property
+    def may_have_failed(self) -> bool:
+        """Whether the transaction may be an aborted one, in which even a Parse fails."""
+        return self.status == Status.FAILED or any(not group.swallowed for group in self.groups)
+
+    # -- names that clients chose ----------------------------------------------------------------------------
+
+    def lay_out(
+        self,
+        wanted: Mapping[bytes, Preparable | None],
+        failed: Callable[[bytes], None] = lambda _: None,
+    ) -> bytes:
+        """What to send so that each name stands for what it does in the client's session (None: nothing).
+
+        Each name that differs is a group of its own, unless the client's group is open. `failed` is told the
+        error if something cannot be prepared any more, as EXECUTE would find out on a direct connection.
+        """
+        requests = b""
+        for name, statement in wanted.items():
+            if self.laid.get(name) is not statement:
+                requests += self._lay(name, statement, failed)
+        return requests
+
+    def _lay(self, name: bytes, statement: Preparable | None, failed: Callable[[bytes], None]) -> bytes:
+        requests = [messages.close_statement(name)] if name in self.laid else []
+        if isinstance(statement, Statement):
+            requests.append(messages.parse(name, statement.rest))
+        elif statement is not None:
+            requests += statement.requests
+            self.parse_unnamed(UNKNOWN)
+        had = self.laid.pop(name, None)
+        if statement is not None:
+            self.laid[name] = statement
+            if len(self.laid) > self.statements.limit:
+                oldest = next(iter(self.laid))
+                requests.insert(0, messages.close_statement(oldest))
+                del self.laid[oldest]
+
+        def undo(error: bytes = b"") -> None:
+            self.laid[name] = had or _TAKEN
+            if error:
+                failed(error)
+
+        if self.sends_group:
+            for number in range(len(requests)):
+                last = number == len(requests) - 1
+                self.swallow(Edit(0, Action.SWALLOW, undo=undo if last else None))
+            return b"".join(requests)
+        self.own_group(Errand(failed=undo))
+        return b"".join(requests) + messages.SYNC
+
+    def take_name(self, name: bytes) -> bytes:
+        """What to send so that a Parse of this name fails because it is taken."""
+        self.swallow()
+        self.swallow()
+        self.laid[name] = _TAKEN
+        return messages.close_statement(name) + messages.parse(name, b"\0\0\0")
+
+    def lay_out_exactly(self, wanted: Mapping[bytes, Preparable]) -> bytes:
+        """What to send so that the session has the prepared statements of the client and no others: for who
+        looks at pg_prepared_statements.
+        """
+        requests = b""
+        alone = not self.sends_group
+        for statement in [*self.statements.present]:
+            requests += messages.close_statement(statement.name)
+            self.swallow(self.statements.close(statement, self.opened()))
+        if alone and requests:
+            self.end_own_group()
+            requests += messages.SYNC
+        gone = dict.fromkeys(self.laid.keys() - wanted.keys())
+        return requests + self.lay_out(gone) + self.lay_out(wanted)
+
+    def deallocated(self, name: bytes | None) -> None:
+        """DEALLOCATE has completed. None: ALL, or DISCARD ALL."""
+        if name is None:
+            self.statements.clear()
+            self.laid.clear()
+        else:
+            self.laid.pop(name, None)
+
+    # -- what the next client needs --------------------------------------------------------------------------
+
+    def adopt(self, wanted: Settings) -> bytes:
+        """What to send ahead of a client's first statement: the settings as the client left them."""
+        if wanted is self.settings:
+            return b""
+        requests = settings.difference(self.settings, wanted, self.reported)
+        self.settings = wanted
+        if requests:
+            self.own_group(Errand(failed=self._not_adopted, done=self._adopted))
+            self.unnamed = None
+        return requests
+
+    def _adopted(self) -> None:
+        self.expected = self.reported
+
+    def _not_adopted(self, error: bytes) -> None:
+        self.refused = messages.read_error(error[5:])
+        self.dirty = True
+
+    # -- notifications ---------------------------------------------------------------------------------------
+
+    def listen_to(self, channels: frozenset[bytes], echoes: deque[bytes]) -> bytes:
+        """What to send so that the session listens to what its client does: then PostgreSQL itself knows what
+        LISTEN and UNLISTEN make of it, and a client hears its own notifications in time.
+        """
+        self.listening, self.silenced, self.echoes = True, channels, echoes
+        self.own_group(by_query=True)
+        self.unnamed = None
+        return _query(b"; ".join(b"LISTEN " + _quoted(channel) for channel in sorted(channels)))
+
+    def unlisten(self) -> bytes:
+        """What to send so that the next client hears nothing."""
+        self.listening, self.silenced = False, frozenset()
+        self.own_group(by_query=True)
+        self.unnamed = None
+        return _query(b"UNLISTEN *")
+
+    def announce(self, channel: bytes, token: bytes) -> bytes:
+        """What to send so that a notification marks the point behind which others deliver."""
+        self.mark = (channel, token)
+        self.own_group(by_query=True)
+        self.unnamed = None
+        return _query(b"LISTEN %b; NOTIFY %b, '%b'" % (_quoted(channel), _quoted(channel), token))
+
+    def _notified(self, body: bytes) -> bool:
+        """A NotificationResponse. True if the client gets it from here."""
+        sender = messages.read_int32(body)
+        channel, payload = messages.read_notification(body)
+        if (channel, payload) == self.mark:
+            self.mark = None
+            return False
+        if channel not in self.silenced:
+            return True
+        if sender == self.process_id:
+            self.echoes.append(messages.message(BackendTag.NOTIFICATION_RESPONSE, body))
+            return True
+        return False
+
+    # -- what the client leaves ------------------------------------------------------------------------------
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether the lease cannot end before PostgreSQL was asked what the session holds. Hot path."""
+        return self.asks is not NOTHING or self.reported is not self.expected
+
+    def keep(self, reasons: Iterable[str]) -> None:
+        """Something is about to happen that only the end of the connection takes back."""
+        self.keeps.update(reasons)
+        self.pins.update(dict.fromkeys(reasons))
+
+    def inspect(self, names: Iterable[str], found: Callable[[Inspection], None]) -> bytes:
+        """The question what the session holds; `names` are parameters that the client had set by name."""
+        if self.reported is not self.expected:
+            self.asks |= Ask.SETTINGS
+            self.expected = self.reported
+        asked = Inspection(self.asks)
+        requests = inspection.request(self.asks, self.asks_for.union(names))
+        self.asks = NOTHING
+        self.asks_for.clear()  # what is sent from now on is asked for next time
+
+        def done() -> None:
+            self._inspected(asked)
+            found(asked)
+
+        def failed(_: bytes) -> None:
+            self.pins[UNREADABLE] = None
+
+        self.own_group(Errand(row=asked.row, done=done, failed=failed))
+        self.unnamed = None
+        return requests
+
+    def _inspected(self, asked: Inspection) -> None:
+        for pin in asked.pins_asked - asked.pins:
+            self.pins.pop(pin, None)
+        self.pins.update(dict.fromkeys(sorted(asked.pins)))
+        self.pins.pop(UNREADABLE, None)
+        if Ask.SETTINGS in asked.asks:
+            self.settings = asked.settings(self.defaults.get("session_authorization"))
+
+    def discarded(self) -> None:
+        """DISCARD ALL has completed."""
+        self.deallocated(None)
+        self.rest = b""
+        """The start of a message that is looked into."""
+        self.listening, self.silenced, self.mark = False, frozenset(), None
+        self.settings = settings.NONE
+        self.expected = self.defaults
+        self.asks = NOTHING
+        self.asks_for.clear()
+        self.pins = dict.fromkeys(sorted(self.keeps))
+        self.dirty = False
+
+    def clean(self) -> bytes | None:
+        """The next thing to send so that the connection becomes free and spotless; b"" to wait for replies,
+        None when it is.
+
+        One step at a time: end a COPY, close the open group, wait, roll back, discard what the session may
+        hold. Used when the client is gone.
+        """
+        if self.copy_in:
+            self.copy_ended()
+            if self.groups:
+                return messages.copy_fail("client is gone")
+            self.sync()
+            return messages.copy_fail("client is gone") + messages.SYNC
+        if self.sends_group:
+            self.sync()
+            return messages.SYNC
+        if self.groups or not self.between_messages:
+            return b""
+        if self.status != Status.IDLE:
+            self.own_group(by_query=True)
+            self.unnamed = None
+            return messages.query("ROLLBACK")
+        if self.dirty or self.pins or self.listening or self.must_ask:
+            self.discarded()
+            self.own_group(by_query=True)
+            self.unnamed = None
+            return messages.query("DISCARD ALL")
+        return None
+
+
+def _query(sql: bytes) -> bytes:
+    return messages.message(Frontend.QUERY, sql + b"\0")
+
+
+def _quoted(identifier: bytes) -> bytes:
+    return b'"' + identifier.replace(b'"', b'""') + b'"'

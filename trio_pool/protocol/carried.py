@@ -1,0 +1,431 @@
+"""What a client carries from server to server: its settings and its prepared statements; and how its messages
+are rewritten so that the leased server has them too.
+
+Translation is nearly always "as they came": what is rewritten are the names of prepared statements, and what
+is added are the statements that the leased server lacks. Texts that may do something to the session (`facts`)
+take the long way: what they need is laid out in front of them, what they may have done is asked behind them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from trio_pool.errors import ClientFault, SqlState
+from trio_pool.protocol.facts import (
+    NOTHING,
+    UNKNOWN,
+    Ask,
+    Discard,
+    Facts,
+    PreparedAction,
+    facts_of,
+    plain,
+)
+from trio_pool.protocol.pending import Pending
+from trio_pool.protocol.replies import Action, Edit, Effect
+from trio_pool.protocol.statements import SqlStatement, Statement
+from trio_pool.wire import messages
+from trio_pool.wire.tags import Frontend, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_pool.protocol.backend import Preparable
+    from trio_pool.protocol.inspection import Inspection
+    from trio_pool.protocol.replies import Group
+    from trio_pool.protocol.server import ServerSession
+    from trio_pool.protocol.settings import Settings
+    from trio_pool.protocol.statements import StatementRegistry
+
+MAX_STATEMENT = 1 << 24
+"""The longest named statement: its text is kept for as long as the client lives."""
+_NO_ECHOES: deque[bytes] = deque(maxlen=0)
+UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
+
+
+class CarriedSession:
+    """The part of a client's session that moves with it."""
+
+    __slots__ = (
+        "_changes",
+        "base",
+        "channels",
+        "echoes",
+        "fault",
+        "max_statements",
+        "registry",
+        "rejects",
+        "replies",
+        "reported",
+        "settings",
+        "statements",
+        "unnamed",
+        "unnamed_facts",
+    )
+
+    def __init__(
+        self,
+        registry: StatementRegistry,
+        settings: Settings,
+        reported: Settings,
+        *,
+        max_statements: int,
+        rejects: bool,
+    ) -> None:
+        self.registry = registry
+        self.base = settings
+        """What the client asked for at start-up, which is what RESET goes back to."""
+        self.settings = settings
+        self.reported = reported
+        """What the client has been told."""
+        self.max_statements = max_statements
+        self.rejects = rejects
+        """Whether what would pin the client is refused instead."""
+        self.channels: frozenset[bytes] = frozenset()
+        """What the client listens to, as far as it was handed over to the pool's listening connection."""
+        self.echoes: deque[bytes] = _NO_ECHOES
+        """Notifications that the client has had from its leased server and will get once more from there."""
+        self.statements: dict[bytes, Preparable] | None = None
+        """What the client's names stand for; None until it has one, since most idle clients do not."""
+        self._changes: Pending[bytes, Preparable | None] | None = None
+        """Parse and Close that a server has not answered yet; None until there is one."""
+        self.unnamed: bytes | None = None
+        self.unnamed_facts: Facts = NOTHING
+        self.replies = b""
+        """What is to be sent to the client on our own account, now."""
+        self.fault: ClientFault | None = None
+
+    # -- settings --------------------------------------------------------------------------------------------
+
+    def _adopted_by(self, server: ServerSession) -> bytes:
+        """What to send so that the server has the client's settings; the client is told what it reports."""
+        server.told = self.reported
+        server.expected = server.reported
+        ahead = server.adopt(self.settings)
+        if not ahead:
+            self.replies += server.tell()
+        if self.channels:
+            ahead += server.listen_to(self.channels, self.echoes)
+        return ahead
+
+    def names_asked(self) -> Iterable[str]:
+        """Parameters of the client's that PostgreSQL does not list."""
+        return [name for name in self.settings if "." in name]
+
+    def found(self, inspection: Inspection, server: ServerSession) -> None:
+        """PostgreSQL has said what the session holds. What was reset is what it was at start-up, which the
+        server does not know.
+        """
+        if Ask.SETTINGS in inspection.asks:
+            reset = {name: value for name, value in self.base.items() if name not in server.settings}
+            self.settings = server.settings.but(reset) if reset else server.settings
+
+    def readopt(self, server: ServerSession) -> bytes:
+        """What to send so that a server which the client keeps has its settings again."""
+        return server.adopt(self.settings) if self.settings is not server.settings else b""
+
+    # -- texts that may do something to the session ----------------------------------------------------------
+
+    def _minded_query(self, text: bytes | None, message: bytes, server: ServerSession) -> bytes | None:
+        """A Query that is not plain; None for the text if it is too long to be known."""
+        facts = UNKNOWN if text is None else facts_of(text)
+        if facts is NOTHING:
+            server.query()
+            return None
+        if self._refuses(facts, server):
+            server.refuse(_refusal(facts))
+            server.request()
+            server.sync()
+            return messages.bind(self.registry.nobody, ()) + messages.SYNC
+
+        def excuse(error: bytes) -> None:
+            group.excuse = error
+
+        wanted = self._names_in(facts)
+        ahead = server.lay_out_exactly(self.statements or {}) if facts.lists_prepared else b""
+        ahead += server.lay_out(wanted, excuse)
+        group = server.explained_query()
+        self._expect(facts, server, group)
+        return ahead + message
+
+    def _minded_bind(self, facts: Facts, message: bytes, server: ServerSession) -> bytes | None:
+        """What must stand in front of a Bind whose statement may do something to the session, or None if the
+        Bind was replaced by one that fails.
+        """
+        if self._refuses(facts, server):
+            server.refuse(_refusal(facts))
+            return None
+        ahead = b""
+        if facts.lists_prepared:
+            ahead = server.lay_out_exactly(self.statements or {})
+
+        def excuse(error: bytes) -> None:
+            group.excuse = error
+
+        ahead += server.lay_out(self._names_in(facts), excuse)
+        group = server.opened()
+        group.explained = True
+        if facts.setting_parameters:
+            values = messages.read_bound_values(message[5:])
+            named = [values[n - 1] for n in facts.setting_parameters if n <= len(values)]
+            server.asks_for.update(
+                name.decode(errors="surrogateescape").lower() for name in named if name and b"." in name
+            )
+        self._expect(facts, server, group)
+        return ahead
+
+    def _refuses(self, facts: Facts, server: ServerSession) -> bool:
+        return self.rejects and facts.pins is not None and server.status != Status.FAILED
+
+    def _names_in(self, facts: Facts) -> dict[bytes, Preparable | None]:
+        """The names that a text uses, with what they stand for in the client's session."""
+        names = self.statements or {}
+        return {used.name: names.get(used.name) for used in facts.prepared if used.name is not None}
+
+    def _expect(self, facts: Facts, server: ServerSession, group: Group) -> None:
+        """Note what is to be asked and what to count when a text with these facts has run."""
+        if facts.begins:
+            server.asks |= facts.begins
+        if facts.ends and (server.pins or self.channels):
+            server.asks |= facts.ends
+        if facts.begins & Ask.CHANNELS:
+            server.listening = True
+            if self.echoes is _NO_ECHOES:
+                self.echoes = deque()
+            server.echoes = self.echoes
+        if facts.keeps:
+            server.keep(facts.keeps)
+        for name in facts.settings:
+            if "." in name:
+                server.asks_for.add(name)
+        if Discard.ALL in facts.discards:
+            group.effects.append(Effect(b"DISCARD ALL\0", partial(self._discarded, server)))
+        made: dict[bytes, Facts] = {}
+        for used in facts.prepared:
+            if used.action is PreparedAction.EXECUTE:
+                self._expect(self._facts_of_name(used.name, made), server, group)
+            elif used.action is PreparedAction.DEALLOCATE:
+                tag = b"DEALLOCATE ALL\0" if used.name is None else b"DEALLOCATE\0"
+                group.effects.append(Effect(tag, partial(self._deallocated, used.name, server)))
+            elif used.name is not None:
+                inner = used.facts or NOTHING
+                made[used.name] = inner
+                statement = SqlStatement(used.text, inner)
+                group.effects.append(
+                    Effect(b"PREPARE\0", partial(self._prepared_by_sql, used.name, statement, server))
+                )
+
+    def _facts_of_name(self, name: bytes | None, made: dict[bytes, Facts]) -> Facts:
+        """What EXECUTE of a name may do; `made` are those that the same text prepares in front of it."""
+        if name is None:
+            return NOTHING
+        known = made.get(name)
+        if known is None:
+            statement = (self.statements or {}).get(name)
+            known = NOTHING if statement is None else statement.facts
+        return known
+
+    def _prepared_by_sql(self, name: bytes, statement: SqlStatement, server: ServerSession) -> None:
+        self._remember(name, statement)
+        server.laid[name] = statement
+
+    def _deallocated(self, name: bytes | None, server: ServerSession) -> None:
+        server.deallocated(name)
+        if name is not None:
+            self._remember(name, None)
+        elif self.statements is not None:
+            self.statements.clear()
+            if self._changes is not None:
+                self._changes.rebase(None)
+
+    def _discarded(self, server: ServerSession) -> None:
+        self._deallocated(None, server)
+        server.discarded()
+        if self.channels:
+            server.asks |= Ask.CHANNELS
+        self.settings = self.base
+
+    # -- the protocol's prepared statements ------------------------------------------------------------------
+
+    def _bind(self, data: bytes, at: int, end: int, server: ServerSession) -> bytes | None:
+        """A Bind with its statement renamed, behind the statement itself if the server lacks it.
+
+        The message may be incomplete.
+        """
+        portal_end = data.find(b"\0", at + 5, end)
+        name_end = data.find(b"\0", portal_end + 1, end)
+        if portal_end < 0 or name_end < 0:
+            return None  # malformed: the server says so
+        name = data[portal_end + 1 : name_end]
+        if not name:
+            return self._bind_unnamed(data, at, end, server)
+        statement = self.statements.get(name) if self.statements is not None else None
+        if type(statement) is not Statement:
+            ahead = server.lay_out({name: statement})  # no such statement: the server says so
+            if statement is not None and statement.facts is not NOTHING:
+                minded = self._minded_bind(statement.facts, data[at:end], server)
+                return self._unbindable if minded is None else ahead + minded + data[at:end]
+            return ahead + data[at:end] if ahead else None
+        ahead = b""
+        if statement.facts is not NOTHING:
+            minded = self._minded_bind(statement.facts, data[at:end], server)
+            if minded is None:
+                return self._unbindable
+            if statement.facts.lists_prepared:
+                return minded + data[at:end]  # it stands under its own name there
+            ahead = minded
+        body_size = end - at - 1 - len(name) + len(statement.name)
+        renamed = b"B%b%b%b%b" % (
+            body_size.to_bytes(4, "big"),
+            data[at + 5 : portal_end + 1],
+            statement.name,
+            data[name_end:end],
+        )
+        if not server.has_statement(statement):
+            ahead += self._prepared(statement, server)
+        return ahead + renamed if ahead else renamed
+
+    def _bind_unnamed(self, data: bytes, at: int, end: int, server: ServerSession) -> bytes | None:
+        """A Bind of the unnamed statement, behind what must stand in front of it; None if nothing.
+
+        The message may be incomplete.
+        """
+        ahead = b""
+        if self.unnamed_facts is not NOTHING:
+            minded = self._minded_bind(self.unnamed_facts, data[at:end], server)
+            if minded is None:
+                return self._unbindable
+            ahead = minded
+        if not server.has_unnamed(self.unnamed):
+            ahead += self._with_unnamed(server)
+        return ahead + data[at:end] if ahead else None
+
+    def _with_unnamed(self, server: ServerSession) -> bytes:
+        if self.unnamed is UNKNOWN_TEXT:
+            self.unnamed = None
+        return server.prepare_unnamed(self.unnamed)
+
+    @property
+    def _unbindable(self) -> bytes:
+        """A Bind that fails: nothing has this name."""
+        return messages.bind(self.registry.nobody, ())
+
+    def _describe(self, message: bytes, server: ServerSession) -> bytes | None:
+        name = message[6:-1]
+        if not name:
+            return None if server.has_unnamed(self.unnamed) else self._with_unnamed(server) + message
+        statement = self.statements.get(name) if self.statements is not None else None
+        if type(statement) is not Statement:
+            ahead = server.lay_out({name: statement})
+            return ahead + message if ahead else None
+        renamed = messages.message(Frontend.DESCRIBE, b"S%b\0" % statement.name)
+        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
+
+    @staticmethod
+    def _prepared(statement: Statement, server: ServerSession) -> bytes:
+        requests, edit = server.prepare(statement)
+        server.edited(edit)
+        return requests
+
+    def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
+        """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it
+        lacks them.
+        """
+        name, separator, rest = message[5:].partition(b"\0")
+        if not name or not separator:
+            self._parse_unnamed(rest)
+            server.parse_unnamed(self.unnamed)
+            server.open_count += 1
+            return None
+        names = self.statements
+        if names is None:
+            names = self.statements = {}
+        if name in names:
+            requests = server.take_name(name)
+            server.request()
+            return requests + messages.parse(name, rest)
+        if len(names) >= self.max_statements:
+            why = f"too many prepared statements: a client may have {self.max_statements}"
+            self._fail(ClientFault(why, SqlState.LIMIT_EXCEEDED))
+            return b""
+        statement = self.registry.get(rest)
+        if server.has_statement(statement) and not server.may_have_failed:
+            self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
+            return b""
+        requests, edit = server.prepare(statement)
+        edit.action = Action.FORWARD
+        self._change(name, statement, edit, server)
+        return requests
+
+    def _parse_unnamed(self, rest: bytes) -> None:
+        """Hot path: a driver that never names its statements parses before every execution."""
+        if rest == self.unnamed:
+            return
+        self.unnamed = rest
+        text = rest[: rest.find(b"\0")]
+        self.unnamed_facts = NOTHING if plain(text) else facts_of(text)
+
+    def _pass_unnamed_parse(self, server: ServerSession) -> None:
+        self.unnamed = UNKNOWN_TEXT
+        self.unnamed_facts = UNKNOWN
+        server.parse_unnamed(UNKNOWN_TEXT)
+        server.request()
+
+    def _close(self, name: bytes, server: ServerSession) -> bytes:
+        """Close of a statement: the server may keep it for others, so the reply is ours."""
+        edit = Edit(0, Action.FAKE, messages.CLOSE_COMPLETE)
+        if name:
+            self._change(name, None, edit, server)
+        else:
+            if not server.skipping:
+                self.unnamed = None
+            server.edited(edit)
+            self.replies += server.fakes_now()
+        return b""
+
+    def _change(self, name: bytes, statement: Statement | None, edit: Edit, server: ServerSession) -> None:
+        """A Parse or Close of a name, whose reply has this edit, is under way."""
+        before = None if self.statements is None else self.statements.get(name)
+        if self._changes is None:
+            self._changes = Pending(self._remember)
+        self._changes.begin(name, before, statement, edit)
+        server.edited(edit)
+        self.replies += server.fakes_now()
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    def _text_of(self, name: bytes) -> bytes | None:
+        """The text of one of the client's statements."""
+        if not name:
+            return None if self.unnamed is None else self.unnamed.partition(b"\0")[0]
+        statement = None if self.statements is None else self.statements.get(name)
+        return statement.rest.partition(b"\0")[0] if isinstance(statement, Statement) else None
+
+    def _forget(self, name: bytes) -> None:
+        if not name:
+            self.unnamed = None
+        elif self.statements is not None:
+            self._remember(name, None)
+
+    def _remember(self, name: bytes, statement: Preparable | None) -> None:
+        if self.statements is None:
+            self.statements = {}
+        if statement is None:
+            self.statements.pop(name, None)
+        else:
+            self.statements[name] = statement
+
+    def _fail(self, fault: ClientFault) -> None:
+        self.fault = fault
+
+
+def _refusal(facts: Facts) -> bytes:
+    return messages.error(
+        SqlState.FEATURE_NOT_SUPPORTED,
+        f"{facts.pins} cannot be used through this connection pool",
+        detail="It would tie the client to one server connection, and the pool is configured with "
+        'unpoolable = "reject".',
+        hint="Connect to PostgreSQL directly, or use a pool in session mode.",
+    )

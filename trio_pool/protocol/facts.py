@@ -1,0 +1,150 @@
+"""What an SQL text can do to the session of a PostgreSQL backend, from PostgreSQL's own parser.
+
+Facts decide when to ask the server about its session, never what the session is: they must not miss anything
+that the text itself says, and may suspect too much. What no text says is not here: what functions, triggers,
+rules and views of users do, and what `DO`, `CALL` and functions that run SQL given as text build at run time
+(for these, everything is suspected, and literal texts are searched for words).
+
+It must never know the client, the server or the pool.
+
+Four things are not as they look:
+
+- Which bytes are inside a string depends on the session: on `standard_conforming_strings`, and on encodings
+  with characters whose second byte looks like a backslash (SJIS, BIG5, GBK, GB18030, UHC, JOHAB). A text
+  whose meaning they can change is unknown, not guessed at.
+- libpg_query walks its tree on the C stack, unchecked: 21,000 levels (`1+1+1...`, two bytes each) end the
+  process on a stack of 8 MB. So a text longer than `LONGEST` is not parsed. And protobuf ends at 100
+  levels, with an error.
+- In a single-byte encoding under a Turkish locale, PostgreSQL takes the dotted capital I in a name for an
+  `i`.
+- A definition does not run what it stores: the body of a function, a view, a rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import postgast
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from trio_pool.protocol.facts_kinds import (
+    NOTHING,
+    UNKNOWN,
+    Ask,
+    Discard,
+    Facts,
+    Prepared,
+    PreparedAction,
+)
+from trio_pool.protocol.facts_tree import TreeReader
+
+__all__ = [
+    "LONGEST",
+    "NOTHING",
+    "UNKNOWN",
+    "Ask",
+    "Discard",
+    "Facts",
+    "Prepared",
+    "PreparedAction",
+    "facts_of",
+    "plain",
+    "read",
+]
+
+LONGEST = 16 * 1024
+"""Bytes of the longest text that is parsed. Nesting takes two bytes a level and 400 bytes of stack
+(measured)."""
+
+REMEMBERED = 1024
+
+# The first three letters of statements that do nothing but by calling a function or creating a table.
+_HARMLESS = frozenset(
+    b"sel ins upd del mer val wit beg sta com end rol abo sav rel sho fet mov loc tru".split()
+)
+_SEMICOLON, _AMPERSAND, _PARENTHESIS = b";&("
+_INTO = frozenset({b"sel", b"wit"})
+_DOTTED_I = ("\xc4\xb0", "\xdd")  # its bytes in UTF-8 and in ISO 8859-9
+
+
+def plain(text: bytes) -> bool:
+    """Whether a text, with or without its NUL, certainly does nothing of what `Facts` tell. For the hot path.
+
+    False means: parse it. It looks for bytes, wherever they are: all client encodings of PostgreSQL write
+    an ASCII character as that byte, so nothing is hidden from it by quotes, comments or encodings. True
+    also for broken texts, which the server refuses.
+    """
+    lowered = text.lower()
+    first = lowered[:3]
+    if first not in _HARMLESS:
+        lowered = lowered.lstrip()
+        first = lowered[:3]
+        if first not in _HARMLESS:
+            return False
+    # What one byte follows, NUL or not, is the only statement.
+    if _SEMICOLON in lowered and lowered.find(_SEMICOLON) < len(lowered) - 2:
+        return False
+    # `bytes in bytes` takes four times as long as `str in str`, for it tries the left one as a number first.
+    words = lowered.decode("latin-1")
+    if "pg_" in words or (first in _INTO and "into" in words):
+        return False
+    if _AMPERSAND in lowered and '&"' in words:
+        return False
+    if not lowered.isascii() and (_DOTTED_I[0] in words or _DOTTED_I[1] in words):
+        return False
+    # No function is called without a parenthesis. The first: nextval, setval, lastval; the second: currval.
+    return _PARENTHESIS not in lowered or not (
+        "tval" in words
+        or "rrval" in words
+        or "set_config" in words
+        or "setseed" in words
+        or "dblink" in words
+        or "query_to_xml" in words
+        or "crosstab" in words
+        or "connectby" in words
+        or "xpath_table" in words
+        or "ts_stat" in words
+        or "ts_rewrite" in words
+    )
+
+
+def facts_of(text: bytes) -> Facts:
+    """The facts of a text, with or without its NUL; the very object `NOTHING` if there are none."""
+    if plain(text):
+        return NOTHING
+    return _remembered(text) if len(text) <= LONGEST else UNKNOWN
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _remembered(text: bytes) -> Facts:
+    return read(text)
+
+
+# A backslash that escapes the quote behind it, or is the second half of a character.
+_AMBIGUOUS = re.compile(rb"(?<!\\)(?:\\\\)*\\'|[\x80-\xff]\\")
+# Where the second half of a character may look like ASCII, outside of strings. Letters and digits do no harm.
+_BROKEN_IN_TWO = re.compile(rb"[\x80-\xff][@\[\]^`{|}~]")
+
+
+def read(text: bytes) -> Facts:
+    """The facts of a text by PostgreSQL 17's grammar, without a look at `plain`."""
+    text = text.partition(b"\0")[0]
+    if _AMBIGUOUS.search(text):
+        return UNKNOWN
+    encoding = "utf-8"
+    try:
+        source = text.decode()
+    except UnicodeDecodeError:
+        if _BROKEN_IN_TWO.search(text):
+            return UNKNOWN
+        encoding = "latin-1"
+        source = text.decode(encoding)
+    try:
+        statements = postgast.parse(source).stmts
+    except (postgast.PgQueryError, DecodeError):
+        return UNKNOWN
+    reader = TreeReader(source.encode(), encoding)
+    for statement in statements:
+        reader.look(statement)
+    return reader.facts()
