@@ -113,6 +113,15 @@ VALUES = [
     ("log_statement", "none"),
     ("session_replication_role", "replica"),
     ("default_transaction_read_only", "maybe"),
+    ("role", "postgres"),
+    ("role", USER),
+    ("role", "none"),
+    ("session_authorization", "postgres"),
+    ("session_authorization", USER),
+    ("client_min_messages", "debug5'"),
+    ("default_tablespace", "nowhere"),
+    ("default_text_search_config", "evil.nothing"),
+    ("lc_messages", SQL),
 ]
 
 
@@ -153,6 +162,42 @@ def test_options_with_tricks(origin: LocalPostgres, pool: Pooler, options: str) 
     direct = start(origin, {"options": options}, show)
     assert start(pool, {"options": options}, show) == direct
     nothing_ran(origin)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sqlstate"),
+    [
+        ("temp_tablespaces", "nowhere", "42704"),
+        ("application_name", "not \udcff UTF-8", "22021"),
+        ("search_path", "not \udcff UTF-8", "22021"),
+        ("my.setting", "not \udcff UTF-8", "22021"),
+        ("seed", "0.5", "0A000"),
+    ],
+)
+def test_some_values_are_refused_that_postgresql_takes(
+    origin: LocalPostgres, pool: Pooler, name: str, value: str, sqlstate: str
+) -> None:
+    """What no session could be brought to by SET is refused at the login: a value that only a start takes."""
+    assert start(pool, {name: value}, [])[:2] == ["FATAL", sqlstate]
+    assert start(pool, {}, ["search_path"]) == start(origin, {}, ["search_path"])
+    nothing_ran(origin)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "default"),
+    [
+        ("Transaction_Isolation", "serializable", "read committed"),
+        ("transaction_read_only", "on", "off"),
+        ("transaction_deferrable", "on", "off"),
+    ],
+)
+def test_settings_of_a_transaction(
+    origin: LocalPostgres, pool: Pooler, name: str, value: str, default: str
+) -> None:
+    """They are without effect, as in PostgreSQL 18, and no server keeps what cannot be reset."""
+    for _ in range(2):
+        assert start(pool, {name: value}, [name]) == [default]
+        assert start(pool, {}, [name]) == start(origin, {}, [name]) == [default]
 
 
 @pytest.mark.parametrize("name", ["local_preload_libraries", "session_preload_libraries"])

@@ -222,6 +222,16 @@ def test_a_missing_user_looks_like_a_wrong_password(pool: Pooler) -> None:
         assert transcript(pool, user, PASSWORD) == expected
 
 
+def test_under_md5_a_missing_user_is_asked_as_others_are(origin: AuthOrigin) -> None:
+    """For MD5 where the users that are found have MD5 hashes, for SCRAM where they have SCRAM secrets."""
+    with Pooler(origin.pg, tls=False, extra=origin.lookup(method="md5")) as pool:
+        assert transcript(pool, b"missing", PASSWORD) == transcript(pool, b"scram", "wrong")
+        for _ in range(2):
+            expected = transcript(pool, b"hashed", "wrong")
+        assert transcript(pool, b"missing", PASSWORD) == expected
+        assert [chr(tag) for tag, _ in expected] == ["R", "E"]
+
+
 # -- what is remembered --------------------------------------------------------------------------------------
 
 

@@ -219,6 +219,78 @@ class Psycopg(Driver):
         assert row[0] == BIG_VALUE_BYTES
         assert difference(row[1], value) is None
 
+    def cursors(self) -> None:
+        sql = "select generate_series(1, %s::int)"
+        with self.open(autocommit=False) as connection:
+            with connection.cursor(self.marker, scrollable=True) as cursor:
+                cursor.itersize = 100
+                cursor.execute(sql, [250])
+                assert [number for (number,) in cursor] == list(range(1, 251))
+                cursor.scroll(10, mode="absolute")
+                assert cursor.fetchmany(2) == [(11,), (12,)]
+                cursor.scroll(-2)
+                assert cursor.fetchone() == (11,)
+                # Two at once, and a statement between their fetches.
+                with connection.cursor("another") as another:
+                    another.execute(sql, [3])
+                    assert connection.execute("select 1").fetchone() == (1,)
+                    assert (another.fetchone(), cursor.fetchone()) == ((1,), (12,))
+            with pytest.raises(errors.InvalidCursorName):
+                connection.execute(f'fetch from "{self.marker}"')
+            connection.rollback()
+        with self.open() as connection:
+            with connection.transaction(), connection.cursor(self.marker) as cursor:
+                cursor.execute("select 1 / (3 - i) from generate_series(1, 5) as i")
+                assert cursor.fetchmany(1) == [(0,)]
+            with pytest.raises(errors.NoActiveSqlTransaction), connection.cursor(self.marker) as cursor:
+                cursor.execute("select 1")
+            assert connection.execute("select 1").fetchone() == (1,)
+
+    def listen(self) -> None:
+        """Notifications come to an idle connection and along with replies."""
+        channel = f"c_{self.marker}"
+        with self.open() as listener, self.open() as notifier:
+            listener.execute(f"listen {channel}")
+            for number in range(20):
+                notifier.execute("select pg_notify(%s, %s)", [channel, str(number)])
+            with pytest.raises(ZeroDivisionError):
+                self._notify_in_vain(notifier, channel)
+            assert listener.execute("select 1").fetchone() == (1,)
+            notifier.execute(f"notify {channel}, 'last'")
+            received = [
+                (notify.channel, notify.payload) for notify in listener.notifies(timeout=20, stop_after=21)
+            ]
+            assert received == [(channel, payload) for payload in [*map(str, range(20)), "last"]]
+            listener.execute("unlisten *")
+
+    def _notify_in_vain(self, connection: psycopg.Connection[Any], channel: str) -> None:
+        with connection.transaction():
+            connection.execute(f"notify {channel}, 'rolled back'")
+            raise ZeroDivisionError
+
+    def session_settings(self) -> None:
+        login = {"options": "-c statement_timeout=61s -c work_mem=3MB", "application_name": "one"}
+        with self.open(**login) as one, self.open() as other:
+            one.execute("set timezone = 'Asia/Tokyo'")
+            other.execute("set timezone = 'Europe/Oslo'; set application_name = 'other'")
+            names = ("timezone", "application_name", "statement_timeout")
+            for _ in range(3):
+                assert [self._shown(one, name) for name in names] == ["Asia/Tokyo", "one", "61s"]
+                assert [self._shown(other, name) for name in names] == ["Europe/Oslo", "other", "0"]
+            assert one.info.parameter_status("TimeZone") == "Asia/Tokyo"
+            with one.transaction():
+                one.execute("set local work_mem = '5MB'")
+                assert self._shown(one, "work_mem") == "5MB"
+            assert self._shown(one, "work_mem") == "3MB"
+            with pytest.raises(errors.InvalidParameterValue):
+                one.execute("set timezone = 'nowhere'")
+            assert self._shown(one, "timezone") == "Asia/Tokyo"
+
+    def _shown(self, connection: psycopg.Connection[Any], name: str) -> object:
+        row = connection.execute(f"show {name}").fetchone()
+        assert row is not None
+        return row[0]
+
     def _rows(self, connection: psycopg.Connection[Any]) -> list[int]:
         rows = connection.execute(f"select a from {self.table} order by a").fetchall()
         return [number for (number,) in rows]
@@ -228,3 +300,18 @@ class Psycopg(Driver):
 def test_psycopg(action: str, target: Target) -> None:
     """psycopg 3 finds what PostgreSQL promises; see `tests.support.actions.ACTIONS`."""
     Psycopg(target).perform(action)
+
+
+def test_psycopg_cursors(target: Target) -> None:
+    """Cursors on the server live as long as their transaction, several of them at once."""
+    Psycopg(target).cursors()
+
+
+def test_psycopg_listen(target: Target) -> None:
+    """Every notification that was committed arrives once and in order."""
+    Psycopg(target).listen()
+
+
+def test_psycopg_session_settings(target: Target) -> None:
+    """Settings of the login and of the session stay with their client, those of a transaction end with it."""
+    Psycopg(target).session_settings()

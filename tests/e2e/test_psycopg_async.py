@@ -208,6 +208,49 @@ class AsyncPsycopg(Driver):
         assert row[0] == BIG_VALUE_BYTES
         assert difference(row[1], value) is None
 
+    async def cursors(self) -> None:
+        async with await self.open(autocommit=False) as connection:
+            async with connection.cursor(self.marker, scrollable=True) as cursor:
+                cursor.itersize = 100
+                await cursor.execute("select generate_series(1, %s::int)", [250])
+                assert [number async for (number,) in cursor] == list(range(1, 251))
+                await cursor.scroll(10, mode="absolute")
+                assert await cursor.fetchmany(2) == [(11,), (12,)]
+                assert await self._rows(connection, "select 1") == [(1,)]
+                assert await cursor.fetchone() == (13,)
+            await connection.rollback()
+            assert await self._rows(connection, "select 1") == [(1,)]
+
+    async def listen(self) -> None:
+        """The listener waits while the notifier is at work."""
+        channel = f"c_{self.marker}"
+        async with await self.open() as listener, await self.open() as notifier:
+            await listener.execute(f"listen {channel}")
+            heard = asyncio.create_task(self._hear(listener, 21))
+            for number in range(20):
+                await notifier.execute("select pg_notify(%s, %s)", [channel, str(number)])
+            await notifier.execute(f"notify {channel}, 'last'")
+            assert await heard == [*map(str, range(20)), "last"]
+            assert await self._rows(listener, "select 1") == [(1,)]
+            await listener.execute("unlisten *")
+
+    async def _hear(self, connection: Connection, count: int) -> list[str]:
+        return [notify.payload async for notify in connection.notifies(timeout=20, stop_after=count)]
+
+    async def session_settings(self) -> None:
+        async with (
+            await self.open(options="-c statement_timeout=61s", application_name="one") as one,
+            await self.open() as other,
+        ):
+            await one.execute("set timezone = 'Asia/Tokyo'")
+            await other.execute("set timezone = 'Europe/Oslo'")
+            for _ in range(3):
+                assert await self._rows(one, "show timezone") == [("Asia/Tokyo",)]
+                assert await self._rows(one, "show statement_timeout") == [("61s",)]
+                assert await self._rows(one, "show application_name") == [("one",)]
+                assert await self._rows(other, "show timezone") == [("Europe/Oslo",)]
+                assert await self._rows(other, "show statement_timeout") == [("0",)]
+
     async def _rows(self, connection: Connection, sql: str) -> list[tuple[Any, ...]]:
         return await (await connection.execute(sql)).fetchall()
 
@@ -221,3 +264,18 @@ class AsyncPsycopg(Driver):
 def test_psycopg_async(action: str, target: Target) -> None:
     """psycopg 3 with asyncio finds what PostgreSQL promises; see `tests.support.actions.ACTIONS`."""
     AsyncPsycopg(target).perform(action)
+
+
+def test_psycopg_async_cursors(target: Target) -> None:
+    """A cursor on the server lives as long as its transaction, with other statements in between."""
+    AsyncPsycopg(target).perform("cursors")
+
+
+def test_psycopg_async_listen(target: Target) -> None:
+    """Every notification arrives once and in order, while the client waits for nothing else."""
+    AsyncPsycopg(target).perform("listen")
+
+
+def test_psycopg_async_session_settings(target: Target) -> None:
+    """Settings of the login and of the session stay with their client."""
+    AsyncPsycopg(target).perform("session_settings")

@@ -1,13 +1,13 @@
 """Sessions survive pooling: every sequence of tests/corpus is answered as on a direct connection.
 
-PostgreSQL itself is the judge; no expected output is written down anywhere. The pool has two servers, eight clients
-are busy on it at all times: six with the sequences of a file, two with what disturbs (tests/corpus/noise.txt).
+PostgreSQL itself is the judge; no expected output is written down anywhere. The pool has two servers, eight
+clients are busy on it at all times: six with the sequences of a file, two with what disturbs, noise.txt.
 
-    pytest tests/e2e/test_sessions.py                                   all
-    pytest tests/e2e/test_sessions.py -k "settings and system15"        the files whose name has "settings", on one
-    SEQUENCE="rolled back" pytest tests/e2e/test_sessions.py -k temp    only sequences with these words in the title
-    SEQUENCE="..." QUIET=1 pytest ...                                   one client, no noise: a sequence by itself
-    SESSIONS_SEED=7 pytest ...                                          another order of sequences
+    pytest tests/e2e/test_sessions.py                                 all
+    pytest tests/e2e/test_sessions.py -k "settings and system15"      files named like that, one PostgreSQL
+    SEQUENCE="rolled back" pytest tests/e2e/test_sessions.py -k temp  only sequences with that in the title
+    SEQUENCE="..." QUIET=1 pytest ...                                 one client, no noise: one by itself
+    SESSIONS_SEED=7 pytest ...                                        another order of sequences
 
 The format of the corpus: tests/support/corpus.py. What is compared: tests/support/sessions.py.
 """
@@ -24,10 +24,11 @@ import attrs
 import pytest
 
 from tests.support import corpus
-from tests.support.pooler import ORIGIN_PASSWORD_VARIABLE, Pooler
+from tests.support.pooler import Pooler
 from tests.support.raw import RawClient
+from tests.support.roles import configuration, create_roles
 from tests.support.sessions import Direct, Names, Place, Pooled, Transcript, difference, run
-from tests.support.target import DATABASE, PASSWORD, USER
+from tests.support.target import USER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,31 +46,16 @@ SEED = int(os.environ.get("SESSIONS_SEED", "1"))
 WANTED = os.environ.get("SEQUENCE", "")
 QUIET = bool(os.environ.get("QUIET"))
 
-# Files with what no pooler can see from outside: functions that change the session from inside. A pooler may need
-# its strict mode for them, which is configured by STRICT.
+# Files with what no pooler can see from outside: functions that change the session from inside. They are run
+# with the pooler's strict mode.
 STRICT_FILES = ("hidden",)
-STRICT: dict[str, Any] = {}
+STRICT: dict[str, Any] = {"session": {"strict": True}}
 
 # A log-in that hangs or a lease that never comes costs this much each, so give up a file after a few.
 MOST_TIMEOUTS = 3
 
-# The application, two roles it may become, one with settings of its own, a superuser, one whose settings change.
-ROLES = (USER, "lily", "boss", "mona")
-SET_UP = f"""
-    create role ada;
-    create role bob;
-    grant ada, bob to {USER};
-    alter role ada set work_mem = '5MB';
-    create role lily login password '{{password}}';
-    grant ada, bob to lily;
-    alter role lily set work_mem = '7MB';
-    alter role lily set search_path = 'lily', 'public';
-    alter role lily set datestyle = 'German';
-    alter role lily in database {DATABASE} set statement_timeout = '70s';
-    alter role lily set app.tenant = 'of lily';
-    create role boss superuser login password '{{password}}';
-    create role mona login password '{{password}}';
-"""
+# How long a client waits for a server at most; a sequence that is pinned keeps its server for milliseconds.
+LEASE_WAIT = "8s"
 
 
 @attrs.frozen
@@ -93,8 +79,8 @@ class World:
     def run(self, sequence: StatementSequence, place: Place) -> Transcript:
         """Run a sequence in a schema of its own.
 
-        With several sessions a sequence may hold one server while it waits for another; two such sequences could
-        wait for each other on a pool of two, so there is one at a time.
+        With several sessions a sequence may hold one server while it waits for another; two such sequences
+        could wait for each other on a pool of two, so there is one at a time.
         """
         names = Names.draw()
         with self.mutex:
@@ -109,40 +95,23 @@ class World:
             return run(sequence, place, names)
 
 
-def configuration(pg: LocalPostgres) -> dict[str, Any]:
-    """A database for each role, named like it: a pool logs in as the role that its clients log in as."""
-    return {
-        "users": {role: {"password": PASSWORD} for role in ROLES},
-        "databases": {
-            role: {
-                "origin": f"postgresql://{role}@{pg.host}:{pg.port}/{DATABASE}?sslmode=disable",
-                "password_env": ORIGIN_PASSWORD_VARIABLE,
-                "pool_size": POOL_SIZE,
-            }
-            for role in ROLES
-        },
-        "timeouts": {"lease_wait": "8s"},
-    }
-
-
 @pytest.fixture(scope="module")
 def prepared(postgres: LocalPostgres) -> LocalPostgres:
     """PostgreSQL with the roles of the corpus."""
-    exists = postgres.run_sql("select 1 from pg_roles where rolname = 'boss'")
-    if not exists.strip():
-        postgres.run_sql(SET_UP.format(password=PASSWORD.replace("'", "''")))
+    create_roles(postgres)
     return postgres
 
 
 @pytest.fixture(scope="module")
 def pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
-    with Pooler(prepared, tls=False, auth="trust", extra=configuration(prepared)) as running:
+    extra = configuration(prepared, POOL_SIZE, LEASE_WAIT)
+    with Pooler(prepared, tls=False, auth="trust", extra=extra) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def strict_pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
-    extra = configuration(prepared) | STRICT
+    extra = configuration(prepared, POOL_SIZE, LEASE_WAIT) | STRICT
     with Pooler(prepared, tls=False, auth="trust", extra=extra) as running:
         yield running
 
@@ -167,7 +136,9 @@ def wanted(file: str) -> list[StatementSequence]:
 
 
 def together(
-    world: World, sequences: Sequence[StatementSequence], judge: Callable[[StatementSequence, Transcript], bool]
+    world: World,
+    sequences: Sequence[StatementSequence],
+    judge: Callable[[StatementSequence, Transcript], bool],
 ) -> None:
     """Run the sequences through the pooler in some order, several at a time and disturbed.
 

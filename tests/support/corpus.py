@@ -9,11 +9,11 @@ It knows the format and nothing of who runs it or what is answered. A file holds
     @b show work_mem                            a step of another session, called b
     \\e select $1::int ;; 7                      Parse, Bind, Describe, Execute, Sync of the unnamed statement
 
-A line that begins with # is a comment. `{u}` stands for a schema (and a prefix for the names of roles, channels,
-...) that this run has for itself, `{k}` for a number that it has for itself; both have a fixed length. A session
-logs in with its first step.
+A line that begins with # is a comment. `{u}` stands for a schema (and a prefix for the names of roles,
+channels, ...) that this run has for itself, `{k}` for a number that it has for itself; both have a fixed length.
+A session logs in with its first step.
 
-    \\login [as=ROLE] [NAME=VALUE ...]           log in (anew) with these startup parameters, quoted as in a shell
+    \\login [as=ROLE] [NAME=VALUE ...]           log in (anew) with these parameters, quoted as in a shell
     \\reconnect                                  say goodbye and log in again as before
     \\vanish                                     close the connection without saying so
     \\wait N                                     wait until N notifications have come in all
@@ -134,10 +134,10 @@ def load(file: str) -> list[StatementSequence]:
     sequences: list[StatementSequence] = []
     for line, title, body in _blocks(file):
         try:
-            steps = _steps(body)
+            read = steps(body)
         except (CorpusError, ValueError, IndexError, KeyError) as problem:
             raise CorpusError(f"{file}.txt:{line}: {title}: {problem!r}") from problem
-        sequences.append(StatementSequence(file, line, title, steps))
+        sequences.append(StatementSequence(file, line, title, read))
     titles = [one.title for one in sequences]
     twice = {title for title in titles if titles.count(title) > 1}
     if twice:
@@ -196,8 +196,9 @@ def _blocks(file: str) -> Iterable[tuple[int, str, list[str]]]:
         yield start, title, body
 
 
-def _steps(lines: Iterable[str]) -> list[Step]:
-    steps: list[Step] = []
+def steps(lines: Iterable[str]) -> list[Step]:
+    """What the lines of a sequence mean; raises `CorpusError`."""
+    read: list[Step] = []
     pending: dict[str, list[tuple[Message, str]]] = {}
     for line in lines:
         addressed = re.match(r"@(\w+)\s+", line)
@@ -206,23 +207,23 @@ def _steps(lines: Iterable[str]) -> list[Step]:
         kept = pending.setdefault(session, [])
         if not rest.startswith("\\"):
             _nothing_kept(kept)
-            steps.append(Step(session, "exchange", line, [Message("query", [rest])]))
+            read.append(Step(session, "exchange", line, [Message("query", [rest])]))
             continue
         word, _, rest = rest[1:].partition(" ")
         if word in ("login", "reconnect", "vanish", "wait", "copy", "copyfail", "e", "function"):
             _nothing_kept(kept)
-            steps.append(_single(session, word, rest.strip(), line))
+            read.append(_single(session, word, rest.strip(), line))
         elif word in ("sync", "send", "flush"):
             if word != "send":
                 kept.append((Message(word), ""))
             text = "\n".join([text for _, text in kept if text] + [line])
-            steps.append(Step(session, "exchange", text, [one for one, _ in kept], word == "flush"))
+            read.append(Step(session, "exchange", text, [one for one, _ in kept], word == "flush"))
             kept.clear()
         else:
             kept.append((_message(word, rest.strip()), line))
     for kept in pending.values():
         _nothing_kept(kept)
-    return steps
+    return read
 
 
 def _nothing_kept(kept: Sequence[object]) -> None:
@@ -233,8 +234,8 @@ def _nothing_kept(kept: Sequence[object]) -> None:
 def _single(session: str, word: str, rest: str, line: str) -> Step:
     match word:
         case "login":
-            pairs = (one.split("=", 1) for one in shlex.split(rest))
-            return Step(session, "login", line, parameters={name: value for name, value in pairs})
+            pairs = (one.partition("=")[::2] for one in shlex.split(rest))
+            return Step(session, "login", line, parameters=dict(pairs))
         case "reconnect":
             return Step(session, "reconnect", line)
         case "vanish":

@@ -1,19 +1,19 @@
 """Runs sequences of the corpus and writes down every reply, so that two places can be compared.
 
-It knows nothing of how a pooler works: a place is an address to connect to. What is recorded of each step are all
-messages up to the last ReadyForQuery, in order, one readable line each. What is not compared, and why:
+It knows nothing of how a pooler works: a place is an address to connect to. What is recorded of each step are
+all messages up to the last ReadyForQuery, in order, one readable line each. What is not compared, and why:
 
 - the run's own `{u}` and `{k}` are written as such again, since each run has others;
 - process ids: of BackendKeyData and of notifications, and in "Process 123 waits"; a pooler's are its own;
-- OIDs of what initdb did not create (from 16384), in RowDescription and ParameterDescription, and in the text of
-  errors ("cache lookup failed for type 16925");
+- OIDs of what initdb did not create (from 16384), in RowDescription and ParameterDescription, and in the text
+  of errors ("cache lookup failed for type 16925");
 - the number of a temporary schema, pg_temp_3 and pg_toast_temp_3: it belongs to a server process;
 - file, line and routine of an error: PostgreSQL's own source;
-- the order of ParameterStatus messages that follow each other directly, and of those at log-in: PostgreSQL sends
-  what changed before ReadyForQuery in an order that it does not define;
-- NotificationResponse, only in sequences with several sessions: when another session's notification comes is not
-  defined, but their order is; so they are taken out of the steps and compared at the end, session by session. With
-  one session all are its own and must come before ReadyForQuery.
+- the order of ParameterStatus messages that follow each other directly, and of those at log-in: PostgreSQL
+  sends what changed before ReadyForQuery in an order that it does not define;
+- the place of NotificationResponse, only in sequences with several sessions: when another session's comes is not
+  defined, but their order is; so they are taken out of the steps and compared at the end, session by session.
+  With one session all are its own and must come before ReadyForQuery.
 
 Times have no rule, for one would hide differences of DateStyle: no sequence prints the current time.
 """
@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from tests.support import corpus
-from tests.support.corpus import Message, StatementSequence, Step
 from tests.support.raw import RawClient
 from tests.support.target import DATABASE, USER
 from trio_pool.wire import messages
@@ -39,6 +38,8 @@ from trio_pool.wire.tags import AuthenticationCode, Backend, Frontend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from tests.support.corpus import Message, StatementSequence, Step
 
 FIRST_USER_OID = 16384
 SECONDS = 15.0
@@ -223,7 +224,7 @@ class Session:
         def last(tag: int, _: bytes) -> bool:
             nonlocal left
             left -= tag == Backend.READY_FOR_QUERY
-            return left == 0
+            return bool(left == 0)
 
         return self._until(last)
 
@@ -254,9 +255,7 @@ class Session:
         recorded = self._until(lambda tag, _: tag in ends)
         if recorded[-1].startswith("ReadyForQuery"):
             return recorded
-        data = b"".join(
-            messages.message(Frontend.COPY_DATA, line.encode() + b"\n") for line in query.values
-        )
+        data = b"".join(messages.message(Frontend.COPY_DATA, line.encode() + b"\n") for line in query.values)
         end = messages.message(Frontend.COPY_DONE) if step.kind == "copy" else messages.copy_fail("enough")
         self.client.send(data + end)
         return recorded + self._until(lambda tag, _: tag == Backend.READY_FOR_QUERY)
@@ -331,7 +330,9 @@ def difference(expected: Transcript, got: Transcript) -> str | None:
             after = f"   after   {_shortened(before)}\n" if before else ""
             changes = difflib.unified_diff(wanted, received, "direct", "got", n=1, lineterm="")
             lines = [_shortened(line) for line in itertools.islice(changes, 3, 23)]
-            return f"{head}{after}   step {number}: {_shortened(text)}\n" + "".join(f"      {x}\n" for x in lines)
+            return f"{head}{after}   step {number}: {_shortened(text)}\n" + "".join(
+                f"      {x}\n" for x in lines
+            )
         before = text
     return None
 

@@ -294,9 +294,8 @@ class Service:
 
 
 def _mostly_scram(credentials: Collection[Credentials]) -> bool:
-    """Whether a user of whom nothing is known most likely has a SCRAM secret, as PostgreSQL makes them."""
-    hashed = [known for known in credentials if known.clear is None]
-    return 2 * sum(known.scram is not None for known in hashed) >= len(hashed)
+    """Whether a user of whom nothing is known most likely has a SCRAM secret."""
+    return 2 * sum(known.scram is not None for known in credentials) > len(credentials)
 
 
 def _sized_for(database: Database, user: User | None) -> Database:

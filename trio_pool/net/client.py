@@ -21,7 +21,9 @@ from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
 from trio_pool.protocol.facts import Ask
 from trio_pool.wire import messages
+from trio_pool.wire.encodings import convert
 from trio_pool.wire.frames import HEADER_SIZE
+from trio_pool.wire.tags import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,8 +41,6 @@ MAX_NOTIFICATIONS = 1 << 20
 """Bytes of notifications that wait for a client to read them, after which it is disconnected: they can
 neither be kept without a bound nor be lost in silence.
 """
-LISTEN_ENCODED = "LISTEN with another client_encoding"
-"""Why a client is pinned that the listening connection could only tell in an encoding which is not its own."""
 LINGER = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
@@ -255,12 +255,10 @@ class Client(Connection):
             self._notifications = [m for m in self._notifications if _channel_of(m) not in gone]
             self._notifications_size = sum(map(len, self._notifications))
         if channels - session.channels:
-            if session.reported.get("client_encoding", "UTF8") == listening.encoding:
-                server.hand_over(self, channels)
-            else:
-                server.session.pins[LISTEN_ENCODED] = None
+            server.hand_over(self, channels)
         else:
-            server.session.pins.pop(LISTEN_ENCODED, None)
+            server.drop_handover()
+            listening.settle(self, channels)
 
     def handed_over(self, channels: frozenset[bytes]) -> None:
         """From now on the pool's listening connection tells what happens on these channels."""
@@ -268,11 +266,6 @@ class Client(Connection):
 
     def notify(self, message: bytes) -> None:
         """The listening connection has a notification. A transaction has to end before the client gets it."""
-        echoes = self.session.echoes
-        if message in echoes:
-            while echoes.popleft() != message:
-                pass  # lost with the listening connection's predecessor
-            return
         self._notifications.append(message)
         self._notifications_size += len(message)
         if self._between_transactions:
@@ -291,9 +284,11 @@ class Client(Connection):
     def kept(self) -> None:
         """Between transactions: what was held back for the client can be told, if it reads."""
         if self._notifications and not self.transport.pending:
-            told, self._notifications = b"".join(self._notifications), []
+            told, self._notifications = self._notifications, []
             self._notifications_size = 0
-            self.write(told)
+            encoding = self.session.reported.get("client_encoding", "UTF8")
+            notifications = [_in_encoding(message, self.origin.listening.encoding, encoding) for message in told]
+            self.write(b"".join(message for message in notifications if not self._was_told(message)))
 
     @property
     def ending(self) -> bool:
@@ -309,6 +304,15 @@ class Client(Connection):
             self.hush()
         else:
             self._vanish()
+
+    def _was_told(self, message: bytes) -> bool:
+        """Whether the client has had this notification of its own from the server that it leased."""
+        echoes = self.session.echoes
+        if message not in echoes:
+            return False
+        while echoes.popleft() != message:
+            pass  # lost with an earlier listening connection
+        return True
 
     def on_drained(self) -> None:
         if self._notifications and self._between_transactions:
@@ -435,6 +439,14 @@ class Client(Connection):
 
     async def _part(self) -> None:
         await part(self.transport, self._parting)
+
+
+def _in_encoding(notification: bytes, source: str, target: str) -> bytes:
+    if source == target or notification[HEADER_SIZE + 4 :].isascii():
+        return notification
+    body = notification[HEADER_SIZE + 4 :]
+    sender = notification[HEADER_SIZE : HEADER_SIZE + 4]
+    return messages.message(Backend.NOTIFICATION_RESPONSE, sender + convert(body, source, target))
 
 
 def _channel_of(notification: bytes) -> bytes:

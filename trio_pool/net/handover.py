@@ -48,17 +48,18 @@ class Handover:
         self.channels = channels
         self.stage = Stage.COVERING
         self._listening = listening
+        self._scope = trio.CancelScope()
 
     async def cover(self, seconds: float) -> str | None:
         """Returns when the listening connection listens too, or says why it cannot within so many seconds."""
         try:
-            with trio.fail_after(seconds):
+            with trio.fail_after(seconds), self._scope:
                 await self._listening.cover(self.client, self.channels)
+                self.stage = Stage.COVERED
         except ServerFault as fault:
             return fault.message
         except trio.TooSlowError:
             return "the listening connection was not ready in time"
-        self.stage = Stage.COVERED
         return None
 
     def mark(self, server: Server) -> bytes:
@@ -66,9 +67,14 @@ class Handover:
         self.stage = Stage.MARKING
         token = secrets.token_hex(16).encode()
         self._listening.admit(self.client, self.channels, token)
-        return server.session.announce(self._listening.marker, token)
+        return server.session.announce(self._listening.marker, token, self.channels)
 
-    @property
-    def done(self) -> bool:
-        """Whether the server has passed the mark; asked when it is at rest."""
-        return self.stage is Stage.MARKING
+    def cancel(self) -> None:
+        """The client is gone, or listens to something else by now."""
+        self._scope.cancel()
+
+    def abandon(self) -> None:
+        """The server is lost: the client listens to the channels all the same."""
+        self.cancel()
+        self._listening.settle(self.client, self.channels)
+        self.client.handed_over(self.channels)

@@ -111,11 +111,17 @@ class Lookup:
         self.query = auth.query
         self.remembered = auth.query_cache
         self.access = _access(database, auth)
+        self._scram_or_md5 = 0
         self._known: dict[str, Found] = {}
         self._flights: dict[str, _Flight] = {}
         self._queue: deque[_Flight] = deque()
         self._mailbox = Mailbox()
         self._connection: _Connection | None = None
+
+    @property
+    def mostly_scram(self) -> bool:
+        """Whether most of the users found have SCRAM secrets, so that a missing one is asked for the like."""
+        return self._scram_or_md5 >= 0
 
     def known(self, user: str) -> Found | None:
         """What is remembered of a user."""
@@ -205,6 +211,8 @@ class Lookup:
 
     def _remember(self, user: str, found: Found) -> None:
         self._known.pop(user, None)
+        if found.credentials is not None:
+            self._scram_or_md5 += 1 if found.credentials.scram is not None else -1
         if found.credentials is not None and self.remembered:
             self._known[user] = found
             if len(self._known) > MOST_KNOWN:

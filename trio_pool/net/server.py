@@ -176,12 +176,13 @@ class Server(Connection):
         assert client is not None
         if client.ending:
             client.finish(Reason.CLIENT_TERMINATED)
-        elif not self.origin.releases:
+        elif not self.origin.releases or (session.listening and self._hands_over()):
             return
         elif session.asks is not NOTHING or session.reported is not session.expected:
             self.write(session.inspect(client.names_asked(), lambda found: client.found(found, self)))
-        elif (session.pins or session.listening) and self._keeps(client):
-            return
+        elif session.pins:
+            self._note_pins(client)
+            client.kept()
         elif client.returns(self):
             self.client = None
             if self.origin.pool.pinned:
@@ -191,33 +192,37 @@ class Server(Connection):
             self._recycle()
             client.after_lease()
 
-    def _keeps(self, client: Leaseholder) -> bool:
-        """Whether the lease goes on: for a handover, for a pin, or until the server listens to nothing."""
-        session = self.session
-        if self._handover is not None:
-            if self._handover.stage is Stage.COVERED:
-                self.write(self._handover.mark(self))
-                return True
-            if not self._handover.done:
-                return True
-            session.silenced = self._handover.channels
-            self._handover.client.handed_over(self._handover.channels)
+    def _hands_over(self) -> bool:
+        """Whether the lease goes on because what the client listens to is being handed over.
+
+        A question to PostgreSQL goes first, since its answer may be that the client listens to other channels
+        by now; but not while the point is being marked.
+        """
+        handover = self._handover
+        if handover is None:
+            return False
+        if handover.stage is Stage.MARKING:  # and at rest, so it is marked
             self._handover = None
-        if session.pins:
-            self._note_pins(client)
-            client.kept()
-            requests = client.readopt(self)
-        else:
-            requests = session.unlisten()
-        if requests:
-            self.write(requests)
+            handover.client.handed_over(handover.channels)
+            return False
+        if self.session.asks is not NOTHING:
+            return False
+        if handover.stage is Stage.COVERED:
+            self.write(handover.mark(self))
         return True
 
     def hand_over(self, client: Client, channels: frozenset[bytes]) -> None:
         """The client listens to these channels from here, and does not yet from elsewhere."""
+        self.drop_handover()
         self._handover = Handover(client, channels, self.origin.listening)
         self.session.pins.pop(NOT_HANDED_OVER, None)
         self.mailbox.wake()
+
+    def drop_handover(self) -> None:
+        """The client is gone, or listens to nothing that is not handed over."""
+        if self._handover is not None:
+            self._handover.cancel()
+            self._handover = None
 
     async def _cover(self, handover: Handover) -> None:
         """The part of a handover that waits."""
@@ -263,7 +268,7 @@ class Server(Connection):
         Without `cancel` (the client said Terminate) what was asked for is done, as PostgreSQL does.
         """
         self.client = None
-        self._handover = None
+        self.drop_handover()
         self.origin.pool.pin(self, (), self.poller.now)
         if mid_message or self.session.failure is not None:
             self._abandoned = self.cancellable
@@ -285,7 +290,9 @@ class Server(Connection):
         self._ended = fault
         self.detach()
         client, self.client = self.client, None
-        self._handover = None
+        if self._handover is not None:
+            self._handover.abandon()
+            self._handover = None
         self.origin.pool.pin(self, (), self.poller.now)
         self.origin.pool.left(self)
         self.mailbox.wake()
@@ -335,7 +342,7 @@ class Server(Connection):
         """
         if self.session.keeps:
             self.lose(_not_clean("the client left behind what only the end of the connection removes"))
-        elif self.session.dirty:
+        elif self.session.dirty or self.session.listening:
             if self.state is not ServerState.CLEANING:
                 self.origin.pool.cleaning(self)
             self._start_cleaning()

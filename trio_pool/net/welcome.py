@@ -44,6 +44,10 @@ NEWEST_MINOR = 2
 MAX_TRIED = 1000
 """Combinations of start-up settings that a pool remembers."""
 _NOT_SETTINGS = frozenset({"user", "database", "options", "replication"})
+_OF_TRANSACTIONS = frozenset({"transaction_deferrable", "transaction_isolation", "transaction_read_only"})
+"""Settings that every transaction begins with anew: at a start they are without effect. They cannot be reset
+(GUC_NO_RESET, PostgreSQL 16), so no server may get one as a client's setting.
+"""
 _FALSE = frozenset({"false", "off", "no", "0", "f", "n"})
 
 
@@ -55,6 +59,8 @@ class _Known:
     """
 
     credentials: Credentials | None
+    mostly_scram: bool
+    """Whether most users of whom it would be known the same way have SCRAM secrets."""
     remembered_by: Lookup | None = None
 
 
@@ -77,6 +83,7 @@ class Reception:
     channel_binding: bytes | None
     mock_key: bytes
     mock_scram: bool
+    """Whether most users of the configuration have SCRAM secrets."""
 
     async def welcome(
         self, conversation: Conversation, host: str | None, peer: str
@@ -208,7 +215,7 @@ class Reception:
             tls=encrypted,
             certificate_names=_certificate_names(transport) if isinstance(transport, TLSTransport) else None,
             mock_key=self.mock_key,
-            mock_scram=self.mock_scram,
+            mock_scram=known.mostly_scram,
         )
         challenge = authentication.begin()
         while challenge:
@@ -227,7 +234,7 @@ class Reception:
                 lookup.forget(user)  # the password may have been changed since
                 if not authentication.renewable:
                     raise
-                known = _Known(await self._look_up(lookup, user))
+                known = _Known(await self._look_up(lookup, user), known.mostly_scram)
                 authentication = authentication.renewed(known.credentials)
                 challenge = authentication.receive(body)
         assert authentication.done
@@ -236,14 +243,14 @@ class Reception:
     async def _known(self, user: str, database: str, method: AuthMethod) -> _Known:
         """What the configuration knows of the user's password, or the origin."""
         if user in self.credentials or method in (AuthMethod.TRUST, AuthMethod.CERT):
-            return _Known(self.credentials.get(user))
+            return _Known(self.credentials.get(user), self.mock_scram)
         lookup = self.lookup_for(database)
         if lookup is None:
-            return _Known(None)
+            return _Known(None, self.mock_scram)
         remembered = lookup.known(user)
         if remembered is not None:
-            return _Known(remembered.usable(trio.current_time()), lookup)
-        return _Known(await self._look_up(lookup, user))
+            return _Known(remembered.usable(trio.current_time()), lookup.mostly_scram, lookup)
+        return _Known(await self._look_up(lookup, user), lookup.mostly_scram)
 
     @staticmethod
     async def _look_up(lookup: Lookup, user: str) -> Credentials | None:
@@ -274,7 +281,7 @@ class Reception:
     async def _greet(
         self, conversation: Conversation, request: StartupMessage, origin: OriginPool, peer: str
     ) -> Client:
-        settings, reported, defaults = await self._settings(request, origin)
+        settings, reported, _ = await self._settings(request, origin)
         options = [name for name in request.parameters if name.startswith("_pq_.")]
         minor = min(request.minor, NEWEST_MINOR)
         key = self.clients.new_key(long=minor >= 2)
@@ -314,6 +321,13 @@ class Reception:
             raise ClientFault(
                 str(error), SqlState.FEATURE_NOT_SUPPORTED, reason=Reason.CLIENT_REFUSED
             ) from error
+        wanted = {name: value for name, value in wanted.items() if name.lower() not in _OF_TRANSACTIONS}
+        if any(name.lower() == "seed" for name in wanted):  # cannot be reset either
+            raise ClientFault(
+                'parameter "seed" cannot be set at the start: it would stay with the server connection',
+                SqlState.FEATURE_NOT_SUPPORTED,
+                reason=Reason.CLIENT_REFUSED,
+            )
         asis = {name: value for name, value in wanted.items() if needs_no_trial(name, value)}
         try:
             with trio.fail_after(origin.database.timeouts.lease_wait):

@@ -53,6 +53,7 @@ class BackendSession(ReplyQueue):
         "laid",
         "listening",
         "mark",
+        "marker",
         "pins",
         "process_id",
         "refused",
@@ -107,8 +108,10 @@ class BackendSession(ReplyQueue):
         """
         self.echoes: deque[bytes] = deque()
         """Notifications that the client has had from here and will get in that other way again."""
-        self.mark: tuple[bytes, bytes] | None = None
-        """Channel and payload of the notification behind which everything is silenced; None once it came."""
+        self.marker = b""
+        """A channel that no client knows of."""
+        self.mark: tuple[bytes, frozenset[bytes]] | None = None
+        """The notification on it behind which these channels are silenced; None once it came."""
         self.unnamed: bytes | None = None
         """Content of the unnamed statement, None if there is none, `UNKNOWN` behind an error: whatever was
         to replace it may have been skipped.
@@ -297,19 +300,25 @@ class BackendSession(ReplyQueue):
         self.unnamed = None
         return _query(b"UNLISTEN *")
 
-    def announce(self, channel: bytes, token: bytes) -> bytes:
-        """What to send so that a notification marks the point behind which others deliver."""
-        self.mark = (channel, token)
+    def announce(self, marker: bytes, token: bytes, channels: frozenset[bytes]) -> bytes:
+        """What to send so that a notification marks the point behind which these channels reach the client in
+        another way. It comes ahead of the first of the two ReadyForQuery.
+        """
+        self.marker, self.mark = marker, (token, channels)
+        self.own_group(by_query=True)
         self.own_group(by_query=True)
         self.unnamed = None
-        return _query(b"LISTEN %b; NOTIFY %b, '%b'" % (_quoted(channel), _quoted(channel), token))
+        name = _quoted(marker)
+        return _query(b"LISTEN %b; NOTIFY %b, '%b'" % (name, name, token)) + _query(b"UNLISTEN " + name)
 
     def _notified(self, body: bytes) -> bool:
         """A NotificationResponse. True if the client gets it from here."""
         sender = messages.read_int32(body)
         channel, payload = messages.read_notification(body)
-        if (channel, payload) == self.mark:
-            self.mark = None
+        if channel == self.marker:
+            if self.mark is not None and payload == self.mark[0]:
+                self.silenced = self.mark[1]
+                self.mark = None
             return False
         if channel not in self.silenced:
             return True
@@ -394,7 +403,9 @@ class BackendSession(ReplyQueue):
             self.own_group(by_query=True)
             self.unnamed = None
             return messages.query("ROLLBACK")
-        if self.dirty or self.pins or self.listening or self.must_ask:
+        if self.listening and not (self.dirty or self.pins or self.must_ask):
+            return self.unlisten()
+        if self.dirty or self.pins or self.must_ask:
             self.discarded()
             self.own_group(by_query=True)
             self.unnamed = None

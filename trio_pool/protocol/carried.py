@@ -188,7 +188,7 @@ class CarriedSession:
         """Note what is to be asked and what to count when a text with these facts has run."""
         if facts.begins:
             server.asks |= facts.begins
-        if facts.ends and (server.pins or self.channels):
+        if facts.ends and (server.pins or server.listening):
             server.asks |= facts.ends
         if facts.begins & Ask.CHANNELS:
             server.listening = True
@@ -242,8 +242,9 @@ class CarriedSession:
 
     def _discarded(self, server: ServerSession) -> None:
         self._deallocated(None, server)
+        listening = server.listening
         server.discarded()
-        if self.channels:
+        if listening:
             server.asks |= Ask.CHANNELS
         self.settings = self.base
 

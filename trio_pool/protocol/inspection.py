@@ -29,7 +29,8 @@ ADVISORY_LOCK = "session advisory lock"
 HELD_CURSOR = "cursor WITH HOLD"
 
 _PIN_OF = {Ask.TEMPORARY: TEMPORARY_OBJECT, Ask.LOCKS: ADVISORY_LOCK, Ask.CURSORS: HELD_CURSOR}
-PINNING = Ask.TEMPORARY | Ask.LOCKS | Ask.CURSORS
+_OF_TRANSACTIONS = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
+"""Parameters of the session's next or present transaction, which ends before anybody else has the server."""
 
 # Values travel in hexadecimal UTF-8, since the client may have chosen any client_encoding.
 _VALUE = "pg_catalog.encode(pg_catalog.convert_to({}, 'UTF8'), 'hex')"
@@ -97,7 +98,9 @@ class Inspection:
     def settings(self, login: str | None) -> Settings:
         """What the session has set. `login` is the role that it logged in as, which is no setting."""
         nobody = {"role": "none", "session_authorization": login}
-        return intern({n: v for n, v in self._settings.items() if v != nobody.get(n)})
+        return intern(
+            {n: v for n, v in self._settings.items() if v != nobody.get(n) and n not in _OF_TRANSACTIONS}
+        )
 
     @property
     def pins_asked(self) -> set[str]:

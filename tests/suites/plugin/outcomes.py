@@ -8,8 +8,10 @@ after a failure the schema `public` is made anew, and before the next module oth
 dropped as well (not earlier: a class may hold a database for all of its tests). This goes to the database
 directly, never through the pool.
 
-Environment: `OUTCOMES_FILE`, and `OUTCOMES_ORIGIN` (host:port of a throw-away PostgreSQL that trusts
-`postgres`).
+Environment: `OUTCOMES_FILE`, and, if failures are to be tidied up after, `OUTCOMES_TIDY` (host:port of a
+throw-away PostgreSQL that trusts `postgres`).
+
+It lies in a directory of its own, which is all that the foreign pytest gets to import of ours.
 """
 
 from __future__ import annotations
@@ -37,12 +39,10 @@ LOCK_TIMEOUT = "5s"  # a server that was left in a transaction must not stop the
 
 
 class Outcomes:
-    def __init__(self, path: Path, origin: str) -> None:
+    """One JSON line per report."""
+
+    def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
-        self._host, _, port = origin.rpartition(":")
-        self._port = int(port)
-        self._module = ""
-        self._module_failed = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         lines = report.longreprtext.strip().splitlines()
@@ -53,6 +53,18 @@ class Outcomes:
             "message": lines[-1] if lines else "",
         }
         print(json.dumps(record), file=self._file, flush=True)
+
+
+class Tidy:
+    """Clears away what failures leave in the database."""
+
+    def __init__(self, origin: str) -> None:
+        self._host, _, port = origin.rpartition(":")
+        self._port = int(port)
+        self._module = ""
+        self._module_failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._module_failed = True
             self._clean(*RESET_SCHEMA)
@@ -86,4 +98,6 @@ class Outcomes:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Outcomes(Path(os.environ["OUTCOMES_FILE"]), os.environ["OUTCOMES_ORIGIN"]))
+    config.pluginmanager.register(Outcomes(Path(os.environ["OUTCOMES_FILE"])))
+    if "OUTCOMES_TIDY" in os.environ:
+        config.pluginmanager.register(Tidy(os.environ["OUTCOMES_TIDY"]))

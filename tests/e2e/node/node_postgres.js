@@ -1,9 +1,4 @@
-// The actions of tests/support/actions.py for node-postgres. One process per action:
-//
-//     node actions.js ACTION < settings.json
-//
-// A rejected promise or a failed assertion ends the process with status 1 and a stack trace. On "cancel", the line
-// "run" on standard output asks whoever started it to say, by closing standard input, that the query is running.
+// The actions of tests/support/actions.py for node-postgres, and some of its own; see harness.js.
 
 'use strict'
 
@@ -14,9 +9,8 @@ const { pipeline } = require('node:stream/promises')
 const { Readable, Writable } = require('node:stream')
 const { Client, Pool } = require('pg')
 const { from: copyFrom, to: copyTo } = require('pg-copy-streams')
-
-let settings
-let table
+const Cursor = require('pg-cursor')
+const { settings, range, untilRunning, main } = require('./harness')
 
 const options = (extra = {}) => ({
   host: settings.host,
@@ -39,10 +33,9 @@ const withClient = async (body, extra) => {
 }
 
 const rejects = (promise, code) => assert.rejects(promise, (error) => assert.equal(error.code, code) ?? true)
-const range = (length, start = 0) => Array.from({ length }, (_, place) => start + place)
 const numbers = async (client) =>
-  (await client.query(`select a from ${table} order by a`)).rows.map((row) => row.a)
-const insert = (client, ...values) => client.query(`insert into ${table} values ($1)`, values)
+  (await client.query(`select a from ${settings.table} order by a`)).rows.map((row) => row.a)
+const insert = (client, ...values) => client.query(`insert into ${settings.table} values ($1)`, values)
 
 const refuses = async (code, extra) => {
   const client = new Client(options(extra))
@@ -130,7 +123,7 @@ const actions = {
 
   async transactions() {
     await withClient(async (client) => {
-      await client.query(`create table ${table} (a int primary key)`)
+      await client.query(`create table ${settings.table} (a int primary key)`)
       await client.query('begin')
       await insert(client, 1)
       await client.query('rollback')
@@ -144,7 +137,7 @@ const actions = {
 
   async savepoints() {
     await withClient(async (client) => {
-      await client.query(`create table ${table} (a int primary key)`)
+      await client.query(`create table ${settings.table} (a int primary key)`)
       await client.query('begin')
       await insert(client, 1)
       await client.query('savepoint before')
@@ -159,7 +152,7 @@ const actions = {
 
   async errors() {
     await withClient(async (client) => {
-      await client.query(`create table ${table} (a int primary key)`)
+      await client.query(`create table ${settings.table} (a int primary key)`)
       await rejects(client.query('selec 1'), '42601')
       await rejects(client.query('selec $1', [1]), '42601')
       await insert(client, 1)
@@ -175,10 +168,10 @@ const actions = {
   },
 
   async copy_in() {
-    const sql = `copy ${table} from stdin`
+    const sql = `copy ${settings.table} from stdin`
     const lines = (values) => Readable.from(values.map((value) => `${value}\n`))
     await withClient(async (client) => {
-      await client.query(`create table ${table} (a int primary key)`)
+      await client.query(`create table ${settings.table} (a int primary key)`)
       await pipeline(lines(range(20000)), client.query(copyFrom(sql)))
       await rejects(pipeline(lines([-1, 1]), client.query(copyFrom(sql))), '23505')
       const brokenOff = client.query(copyFrom(sql))
@@ -204,7 +197,7 @@ const actions = {
   async pipeline() {
     await withClient(
       async (client) => {
-        await client.query(`create table ${table} (a int primary key)`)
+        await client.query(`create table ${settings.table} (a int primary key)`)
         const found = await Promise.all(range(200).map((n) => client.query('select $1::int as n', [n])))
         assert.deepEqual(found.map((result) => result.rows), range(200).map((n) => [{ n }]))
         const settled = await Promise.allSettled([
@@ -229,8 +222,7 @@ const actions = {
   async cancel() {
     await withClient(async (client) => {
       const running = rejects(client.query(settings.long_query), '57014')
-      fs.writeSync(1, 'run\n')
-      await settings.is_running
+      await untilRunning()
       const canceller = new Client(options({ ssl: false }))
       canceller.connection.on('error', () => {})
       const closed = new Promise((resolve) => canceller.connection.on('end', resolve))
@@ -265,18 +257,78 @@ const actions = {
     assert.deepEqual(found.map(({ rows }) => rows[0].n), range(40))
     await pool.end()
   },
+  // Portals that the server keeps between Execute and Execute, outside and inside a transaction.
+  async cursors() {
+    const sql = 'select i from generate_series(1, $1::int) as i'
+    const numbers = (rows) => rows.map(({ i }) => i)
+    await withClient(async (client) => {
+      const whole = client.query(new Cursor(sql, [250]))
+      const sizes = []
+      for (let rows = await whole.read(100); rows.length > 0; rows = await whole.read(100)) sizes.push(rows.length)
+      assert.deepEqual(sizes, [100, 100, 50])
+      await client.query('begin')
+      const left = client.query(new Cursor(sql, [250]))
+      assert.deepEqual(numbers(await left.read(10)), range(10, 1))
+      await left.close()
+      const failing = client.query(new Cursor('select 1 / (3 - i) from generate_series(1, 5) as i'))
+      assert.equal((await failing.read(2)).length, 2)
+      await rejects(failing.read(2), '22012')
+      await client.query('rollback')
+      assert.deepEqual((await client.query('select 1 as one')).rows, [{ one: 1 }])
+    })
+  },
+
+  async listen() {
+    const channel = `c_${settings.table}`
+    await withClient(async (listener) => {
+      const received = []
+      let complete
+      const all = new Promise((resolve) => (complete = resolve))
+      listener.on('notification', ({ channel, payload }) => {
+        received.push([channel, payload])
+        if (payload === 'last') complete()
+      })
+      await listener.query(`listen ${channel}`)
+      await withClient(async (notifier) => {
+        await notifier.query('begin')
+        await notifier.query('select pg_notify($1, $2)', [channel, 'rolled back'])
+        await notifier.query('rollback')
+        for (const number of range(20)) await notifier.query('select pg_notify($1, $2)', [channel, `${number}`])
+        await listener.query('select 1')
+        await notifier.query(`notify ${channel}, 'last'`)
+      })
+      await all
+      assert.deepEqual(received, [...range(20), 'last'].map((payload) => [channel, `${payload}`]))
+      await listener.query('unlisten *')
+    })
+  },
+
+  // Of the login, of the session and of a transaction; two clients that differ.
+  async session_settings() {
+    const shown = async (client, name) => (await client.query(`show ${name}`)).rows[0][name]
+    const login = { statement_timeout: 61000, application_name: 'one', options: '-c work_mem=3MB' }
+    await withClient(async (one) => {
+      await withClient(async (other) => {
+        await one.query("set timezone = 'Asia/Tokyo'")
+        await other.query("set timezone = 'Europe/Oslo'")
+        await other.query("set application_name = 'other'")
+        for (const _ of range(3)) {
+          assert.equal(await shown(one, 'TimeZone'), 'Asia/Tokyo')
+          assert.equal(await shown(one, 'application_name'), 'one')
+          assert.equal(await shown(one, 'statement_timeout'), '61s')
+          assert.equal(await shown(one, 'work_mem'), '3MB')
+          assert.equal(await shown(other, 'TimeZone'), 'Europe/Oslo')
+          assert.equal(await shown(other, 'application_name'), 'other')
+          assert.equal(await shown(other, 'statement_timeout'), '0')
+        }
+        await one.query('begin')
+        await one.query("set local work_mem = '5MB'")
+        assert.equal(await shown(one, 'work_mem'), '5MB')
+        await one.query('commit')
+        assert.equal(await shown(one, 'work_mem'), '3MB')
+      })
+    }, login)
+  },
 }
 
-const main = async () => {
-  const input = process.stdin[Symbol.asyncIterator]()
-  settings = JSON.parse((await input.next()).value.toString())
-  settings.is_running = input.next()
-  table = settings.table
-  await actions[process.argv[2]]()
-  process.stdin.destroy()
-}
-
-main().catch((error) => {
-  console.error(error)
-  process.exit(1)
-})
+main(actions)

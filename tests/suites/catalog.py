@@ -1,0 +1,129 @@
+"""The suites that are run through the pool: what of each, and why not all."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tests.suites.suite import Suite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.suites.suite import Address
+
+# The whole of it. What needs a server of its own is skipped by the suite when it finds PGHOST, but for what
+# is left out here. The slowest test takes 2.3 s directly.
+ASYNCPG = Suite(
+    name="asyncpg",
+    distribution="asyncpg",
+    keep=("tests",),
+    needs=("distro",),
+    ini="addopts = --import-mode=importlib\nfilterwarnings = default\n",
+    tests=("tests",),
+    least=300,
+    left_out=(
+        "tests/test__sourcecode.py",  # runs linters over asyncpg's own source
+        "tests/test_connect.py::TestConnectionAttributes",  # starts a primary and a standby, never uses ours
+        # 3 of 10 runs on PostgreSQL directly end with "unexpected connection_lost() call" (asyncpg 0.32.0).
+        "tests/test_pool.py::TestPool::test_pool_config_persistence",
+    ),
+)
+
+
+# `test_max_parameters`, 32767 of them, takes pg8000 15 s, PostgreSQL nothing.
+PG8000 = Suite(
+    name="pg8000",
+    distribution="pg8000",
+    keep=("test",),
+    needs=("pytest-mock", "pytz"),
+    plugins=("pytest_mock",),
+    tests=("test",),
+    least=750,
+    left_out=(
+        "test/test_readme.py",  # port 5432, whatever PGPORT says
+        "test/native/test_benchmarks.py",  # measure, and promise nothing
+        "test/dbapi/test_benchmarks.py",
+        "test/legacy/test_benchmarks.py",
+    ),
+    test_seconds=120,
+    # Not in `public`, which is made anew after a failure.
+    preparation=(("postgres", ("CREATE EXTENSION hstore SCHEMA pg_catalog",)),),
+)
+
+_SQLALCHEMY_SETTINGS = """\
+addopts = -p no:warnings -p no:logging --strict-markers
+python_files = test_*.py
+markers =
+    backend:
+    gc_intensive:
+    memory_intensive:
+    mypy:
+    sparse_backend:
+    sparse_driver_backend:
+    timing_intensive:
+"""
+
+_DRIVER_AND_SERVER = re.compile(r"_postgresql\+[a-z0-9_]+_\d+_\d+(?=::)")
+
+
+def _without_driver_and_server(test: str) -> str:
+    """SQLAlchemy puts them behind each class: `FetchTest_postgresql+psycopg_18_1`."""
+    return _DRIVER_AND_SERVER.sub("", test)
+
+
+def _database_url(driver: str, target: Address) -> list[str]:
+    return [f"--dburi=postgresql+{driver}://postgres:unchecked@{target}/test"]
+
+
+def _no_variables(_: Address) -> Mapping[str, str]:
+    return {}
+
+
+def _sqlalchemy(driver: str) -> Suite:
+    """What depends on the database: the suite for dialects, PostgreSQL's own tests, and those of the engine.
+
+    Left out is the ORM, which only makes more of the same statements, and 7,400 tests that ask whether
+    Python's ranges behave as PostgreSQL's do.
+    """
+    return Suite(
+        name=f"sqlalchemy_{driver}",
+        distribution="sqlalchemy",
+        # The plugin is read from its file, so that it is the first to import anything of SQLAlchemy.
+        keep=("test", "setup.cfg", "lib/sqlalchemy/testing/plugin"),
+        ini=_SQLALCHEMY_SETTINGS,
+        tests=("test/dialect/test_suite.py", "test/dialect/postgresql", "test/engine"),
+        keywords="not RangeRoundTripTest",
+        least=3500,
+        tidy=False,  # SQLAlchemy tidies up by itself, and its classes share their tables
+        preparation=(
+            (
+                "postgres",
+                (
+                    "CREATE DATABASE test TEMPLATE template0 ENCODING 'UTF8'",
+                    "ALTER DATABASE test SET default_text_search_config = 'pg_catalog.english'",
+                ),
+            ),
+            (
+                "test",
+                (
+                    "CREATE SCHEMA test_schema",
+                    "CREATE SCHEMA test_schema_2",
+                    "CREATE EXTENSION hstore",
+                    "CREATE EXTENSION citext",
+                ),
+            ),
+        ),
+        arguments=lambda target: [
+            "--backend-only",
+            "--nomemory",
+            "--notimingintensive",
+            "--nomypy",
+            *_database_url(driver, target),
+        ],
+        variables=_no_variables,
+        rename=_without_driver_and_server,
+    )
+
+
+SUITES = {suite.name: suite for suite in (ASYNCPG, PG8000, _sqlalchemy("psycopg"), _sqlalchemy("asyncpg"))}
