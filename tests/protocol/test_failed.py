@@ -149,3 +149,9 @@ def test_malformed_requests_are_refused(tag: str, body: bytes) -> None:
     client.receive(messages.message(ord(tag), body) + SYNC)
     assert client.replies.endswith(messages.READY[ord("E")])
     assert client.state is ClientState.FAILED
+
+
+@pytest.mark.parametrize("text", [b"select 1" + b"+1" * 40_000, b"select 1" + b"+1" * 200, b"rollback" + b" " * 20_000])
+def test_what_the_parser_cannot_take_does_not_end_the_transaction(text: bytes) -> None:
+    """Neither does it end the process, whose C stack a deep expression would use up."""
+    assert ending(text) is Ending.NONE

@@ -10,8 +10,8 @@ It knows the format and nothing of who runs it or what is answered. A file holds
     \\e select $1::int ;; 7                      Parse, Bind, Describe, Execute, Sync of the unnamed statement
 
 A line that begins with # is a comment. `{u}` stands for a schema (and a prefix for the names of roles,
-channels, ...) that this run has for itself, `{k}` for a number that it has for itself; both have a fixed length.
-A session logs in with its first step.
+channels, ...) that this run has for itself, `{k}` for a number that it has for itself; both have a fixed
+length. A session logs in with its first step.
 
     \\login [as=ROLE] [NAME=VALUE ...]           log in (anew) with these parameters, quoted as in a shell
     \\reconnect                                  say goodbye and log in again as before

@@ -87,7 +87,7 @@ class Server:
         elif self.session.must_ask:
             self.write(self.session.inspect(client.session.names_asked(), self._found(client)))
         elif self.session.pins:
-            self.write(client.session.readopt(self.session))
+            return
         elif client.returns():
             self.client = None
             self._recycle()

@@ -11,9 +11,9 @@ all messages up to the last ReadyForQuery, in order, one readable line each. Wha
 - file, line and routine of an error: PostgreSQL's own source;
 - the order of ParameterStatus messages that follow each other directly, and of those at log-in: PostgreSQL
   sends what changed before ReadyForQuery in an order that it does not define;
-- the place of NotificationResponse, only in sequences with several sessions: when another session's comes is not
-  defined, but their order is; so they are taken out of the steps and compared at the end, session by session.
-  With one session all are its own and must come before ReadyForQuery.
+- the place of NotificationResponse, only in sequences with several sessions: when another session's comes is
+  not defined, but their order is; so they are taken out of the steps and compared at the end, session by
+  session. With one session all are its own and must come before ReadyForQuery.
 
 Times have no rule, for one would hide differences of DateStyle: no sequence prints the current time.
 """

@@ -236,9 +236,6 @@ class Client(Connection):
         if Ask.CHANNELS in inspection.asks:
             self._listens_to(frozenset(inspection.channels), server)
 
-    def readopt(self, server: Server) -> bytes:
-        return self.session.readopt(server.session)
-
     # -- notifications ---------------------------------------------------------------------------------------
 
     def _listens_to(self, channels: frozenset[bytes], server: Server) -> None:

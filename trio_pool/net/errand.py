@@ -111,9 +111,6 @@ class SettingsTrial:
     def found(self, inspection: Inspection, server: Server) -> None:
         """What the server has made of the settings is in its session."""
 
-    def readopt(self, server: Server) -> bytes:
-        return b""
-
     def kept(self) -> None:
         pass
 

@@ -46,9 +46,6 @@ class Leaseholder(Protocol):
     def found(self, inspection: Inspection, server: Server) -> None:
         """PostgreSQL has said what the session holds."""
 
-    def readopt(self, server: Server) -> bytes:
-        """What to send to a server that it keeps, so that the session is what it should be."""
-
     def kept(self) -> None:
         """It is between transactions, and keeps its server."""
 

@@ -71,7 +71,9 @@ class OriginPool:
             idle=database.timeouts.server_idle,
         )
         """Where the pool's clients hear what they listen to."""
-        self.statements: StatementRegistry = StatementRegistry(statement_prefix)
+        self.statements: StatementRegistry = StatementRegistry(
+            statement_prefix, on_sequences_read=self._sequences_read
+        )
         self.releases = database.pool_mode is PoolMode.TRANSACTION
         self.defaults: Settings | None = None
         """What servers of this pool report right after their login; None until the first has."""
@@ -79,6 +81,8 @@ class OriginPool:
         """Why the last attempt to open a server failed; None after a success."""
         self.retired = False
         """Whether the pool is not configured any more: servers close instead of becoming idle."""
+        self.counts_sequences = False
+        """Whether some client has asked for the last value of a sequence."""
         self.tried: dict[Settings, Settings] = {}
         """Settings that clients asked for at start-up and a server has taken, and what it made of them."""
         self._mailbox = Mailbox()
@@ -176,6 +180,8 @@ class OriginPool:
             server_pid=dialled.login.process_id,
             seconds=round(trio.current_time() - started, 6),
         )
+        if self.counts_sequences:
+            server.session.count_sequences()
         server.attach()
         self.pool.joined(slot, server)
         return server
@@ -194,6 +200,14 @@ class OriginPool:
             for waiter in list(self.pool.waiting):
                 waiter.refuse_lease(fault.sqlstate, f"cannot connect to the origin: {fault.message}")
         self._tell()
+
+    def _sequences_read(self) -> None:
+        """A client asks for currval or lastval, so from now on what moves a sequence pins."""
+        if not self.counts_sequences:
+            self.counts_sequences = True
+            log.info("clients that move sequences are pinned from now on", pool=str(self.pool.key))
+            for server in [*self.pool.idle, *self.pool.leased]:
+                server.session.count_sequences()
 
     def _tell(self) -> None:
         attempted, self._attempted = self._attempted, trio.Event()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Preparable = Statement | SqlStatement
 UNREADABLE = "session state that could not be read"
+SEQUENCES = "sequence values"
 NOTHING = Ask(0)
 
 UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
@@ -45,6 +46,8 @@ class BackendSession(ReplyQueue):
     __slots__ = (
         "asks",
         "asks_for",
+        "client_words",
+        "counts_sequences",
         "defaults",
         "dirty",
         "echoes",
@@ -100,6 +103,10 @@ class BackendSession(ReplyQueue):
         self.statements = ServerStatements(max_statements)
         self.laid: dict[bytes, Preparable] = {}
         """What stands under names that clients chose."""
+        self.counts_sequences = False
+        """Whether moving a sequence pins: then its last value belongs to the session."""
+        self.client_words: Callable[[bytes], bytes] = _as_it_is
+        """An ErrorResponse's body in the names of the client that leases it."""
         self.listening = False
         """Whether the session may listen to something."""
         self.silenced: frozenset[bytes] = frozenset()
@@ -275,6 +282,12 @@ class BackendSession(ReplyQueue):
             self.unnamed = None
         return requests
 
+    def restore(self, wanted: Settings) -> bytes:
+        """What to send behind a RESET of the client's, so that it goes back to its StartupMessage."""
+        self.own_group(Errand(failed=lambda _: None))
+        self.unnamed = None
+        return settings.restoration(wanted)
+
     def _adopted(self) -> None:
         self.expected = self.reported
 
@@ -411,6 +424,10 @@ class BackendSession(ReplyQueue):
             self.unnamed = None
             return messages.query("DISCARD ALL")
         return None
+
+
+def _as_it_is(body: bytes) -> bytes:
+    return body
 
 
 def _query(sql: bytes) -> bytes:

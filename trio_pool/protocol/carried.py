@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trio_pool.errors import ClientFault, SqlState
+from trio_pool.protocol.backend import SEQUENCES
 from trio_pool.protocol.facts import (
     NOTHING,
     UNKNOWN,
@@ -55,6 +56,7 @@ class CarriedSession:
         "echoes",
         "fault",
         "max_statements",
+        "mends",
         "registry",
         "rejects",
         "replies",
@@ -77,6 +79,8 @@ class CarriedSession:
         self.registry = registry
         self.base = settings
         """What the client asked for at start-up, which is what RESET goes back to."""
+        self.mends = False
+        """Whether the group that is being sent may reset what StartupMessage has set."""
         self.settings = settings
         self.reported = reported
         """What the client has been told."""
@@ -115,16 +119,32 @@ class CarriedSession:
         return [name for name in self.settings if "." in name]
 
     def found(self, inspection: Inspection, server: ServerSession) -> None:
-        """PostgreSQL has said what the session holds. What was reset is what it was at start-up, which the
-        server does not know.
-        """
+        """PostgreSQL has said what the session holds."""
         if Ask.SETTINGS in inspection.asks:
-            reset = {name: value for name, value in self.base.items() if name not in server.settings}
-            self.settings = server.settings.but(reset) if reset else server.settings
+            self.settings = server.settings
 
-    def readopt(self, server: ServerSession) -> bytes:
-        """What to send so that a server which the client keeps has its settings again."""
-        return server.adopt(self.settings) if self.settings is not server.settings else b""
+    def _may_reset(self, facts: Facts) -> bool:
+        """Whether a text may set something back to what it was at start-up."""
+        if not self.base:
+            return False
+        named = facts.settings
+        resets = Ask.SETTINGS in facts.begins and (
+            not named or any(name.lower() in named for name in self.base)
+        )
+        return resets or Discard.ALL in facts.discards
+
+    def restores(self, server: ServerSession) -> bytes:
+        """What to send behind a group whose texts may have reset something."""
+        self.mends = False
+        return server.restore(self.base)
+
+    def own_words(self, body: bytes) -> bytes:
+        """An ErrorResponse's body, with the client's names of statements in place of ours."""
+        if self.registry.prefix in body and self.statements:
+            for name, statement in self.statements.items():
+                if type(statement) is Statement:
+                    body = body.replace(b'"%b"' % statement.name, b'"%b"' % name)
+        return body
 
     # -- texts that may do something to the session ----------------------------------------------------------
 
@@ -143,11 +163,13 @@ class CarriedSession:
         def excuse(error: bytes) -> None:
             group.excuse = error
 
-        wanted = self._names_in(facts)
         ahead = server.lay_out_exactly(self.statements or {}) if facts.lists_prepared else b""
-        ahead += server.lay_out(wanted, excuse)
+        ahead += server.lay_out(self._names_in(facts), excuse)
         group = server.explained_query()
-        self._expect(facts, server, group)
+        self._expect(facts, server, group, text)
+        if self._may_reset(facts) and not server.sends_group:
+            group.holds_end = True
+            return ahead + message + self.restores(server)
         return ahead + message
 
     def _minded_bind(self, facts: Facts, message: bytes, server: ServerSession) -> bytes | None:
@@ -166,7 +188,8 @@ class CarriedSession:
 
         ahead += server.lay_out(self._names_in(facts), excuse)
         group = server.opened()
-        group.explained = True
+        if self._may_reset(facts):
+            group.holds_end = self.mends = True
         if facts.setting_parameters:
             values = messages.read_bound_values(message[5:])
             named = [values[n - 1] for n in facts.setting_parameters if n <= len(values)]
@@ -184,8 +207,9 @@ class CarriedSession:
         names = self.statements or {}
         return {used.name: names.get(used.name) for used in facts.prepared if used.name is not None}
 
-    def _expect(self, facts: Facts, server: ServerSession, group: Group) -> None:
+    def _expect(self, facts: Facts, server: ServerSession, group: Group, text: bytes | None = None) -> None:
         """Note what is to be asked and what to count when a text with these facts has run."""
+        group.explained = not facts.unknown
         if facts.begins:
             server.asks |= facts.begins
         if facts.ends and (server.pins or server.listening):
@@ -200,6 +224,12 @@ class CarriedSession:
         for name in facts.settings:
             if "." in name:
                 server.asks_for.add(name)
+        if facts.moves_sequences:
+            server.pins[SEQUENCES] = None
+        if facts.reads_sequences:
+            self.registry.on_sequences_read()
+        if Discard.SEQUENCES in facts.discards:
+            group.effects.append(Effect(b"DISCARD SEQUENCES\0", partial(server.pins.pop, SEQUENCES, None)))
         if Discard.ALL in facts.discards:
             group.effects.append(Effect(b"DISCARD ALL\0", partial(self._discarded, server)))
         made: dict[bytes, Facts] = {}
@@ -212,7 +242,8 @@ class CarriedSession:
             elif used.name is not None:
                 inner = used.facts or NOTHING
                 made[used.name] = inner
-                statement = SqlStatement(used.text, inner)
+                alone = text is not None and text.strip(b"; \n\r\t\f\v") == used.text.strip()
+                statement = SqlStatement(text if alone and text is not None else used.text, inner)
                 group.effects.append(
                     Effect(b"PREPARE\0", partial(self._prepared_by_sql, used.name, statement, server))
                 )
@@ -244,6 +275,7 @@ class CarriedSession:
         self._deallocated(None, server)
         listening = server.listening
         server.discarded()
+        server.asks |= Ask.SETTINGS
         if listening:
             server.asks |= Ask.CHANNELS
         self.settings = self.base
@@ -316,13 +348,19 @@ class CarriedSession:
     def _describe(self, message: bytes, server: ServerSession) -> bytes | None:
         name = message[6:-1]
         if not name:
-            return None if server.has_unnamed(self.unnamed) else self._with_unnamed(server) + message
+            ahead = server.lay_out(self._names_in(self.unnamed_facts)) if self.unnamed_facts.prepared else b""
+            if not server.has_unnamed(self.unnamed):
+                ahead += self._with_unnamed(server)
+            return ahead + message if ahead else None
         statement = self.statements.get(name) if self.statements is not None else None
         if type(statement) is not Statement:
             ahead = server.lay_out({name: statement})
             return ahead + message if ahead else None
         renamed = messages.message(Frontend.DESCRIBE, b"S%b\0" % statement.name)
-        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
+        ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
+        if not server.has_statement(statement):
+            ahead += self._prepared(statement, server)
+        return ahead + renamed if ahead else renamed
 
     @staticmethod
     def _prepared(statement: Statement, server: ServerSession) -> bytes:

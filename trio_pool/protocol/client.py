@@ -149,6 +149,7 @@ class ClientSession(CarriedSession):
     def link(self, server: ServerSession) -> bytes:
         """A server is leased; returns what is to be sent to it."""
         self.server = server
+        server.client_words = self.own_words
         self.state = ClientState.LINKED
         ahead = b""
         if (
@@ -197,6 +198,7 @@ class ClientSession(CarriedSession):
         for group in (*server.groups, server.open_group):
             if group is not None:
                 group.undo()
+        self.replies += server.held_end
         for group in owed:
             self.replies += b"" if group.failed else error
             if group.quiet:
@@ -388,6 +390,8 @@ class ClientSession(CarriedSession):
                     rewritten = self._minded_query(text, data[at:end], server)
             elif tag == SYNC:
                 server.sync()
+                if self.mends and not server.copy_in:
+                    rewritten = messages.SYNC + self.restores(server)
             elif tag == EXECUTE:
                 server.open_count += 1
             elif tag == BIND:

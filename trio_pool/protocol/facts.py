@@ -38,6 +38,7 @@ from trio_pool.protocol.facts_kinds import (
     PreparedAction,
 )
 from trio_pool.protocol.facts_tree import TreeReader
+from trio_pool.protocol.sql import LONGEST
 
 __all__ = [
     "LONGEST",
@@ -52,10 +53,6 @@ __all__ = [
     "plain",
     "read",
 ]
-
-LONGEST = 16 * 1024
-"""Bytes of the longest text that is parsed. Nesting takes two bytes a level and 400 bytes of stack
-(measured)."""
 
 REMEMBERED = 1024
 

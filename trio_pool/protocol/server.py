@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_pool.errors import Reason, ServerFault, SqlState
-from trio_pool.protocol.backend import UNKNOWN, BackendSession
+from trio_pool.protocol.backend import SEQUENCES, UNKNOWN, BackendSession
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.replies import COMPLETIONS, PLAIN, Group
 from trio_pool.wire import messages
@@ -47,6 +47,8 @@ CLEAN = frozenset(
     b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT".split()
     + b"TRU ANA VAC GRA REV CLU LOC REF CHE".split()
 )
+# Commands that may move sequences, through the defaults of columns and through triggers.
+MOVING = frozenset(b"INS UPD DEL MER COP".split())
 # Commands after which a text prepared before may mean something else.
 _DDL = frozenset(b"CRE ALT DRO".split())
 
@@ -88,8 +90,10 @@ class ServerSession(BackendSession):
 
     __slots__ = (
         "_replacement",
+        "clean_tags",
         "drop_body",
         "failure",
+        "held_end",
         "on_plans_changed",
         "quiet_failed",
         "schema_changed",
@@ -114,10 +118,18 @@ class ServerSession(BackendSession):
         """Called when a statement fails because its result type has changed: what is prepared from now on
         must be prepared anew.
         """
+        self.clean_tags = CLEAN
         self.failure: ErrorFields | None = None
         """The FATAL error with which the server announced its end."""
+        self.held_end = b""
+        """A ReadyForQuery that waits for a group of ours (see `Group.holds_end`)."""
         self._replacement = b""
         """What the client gets in place of the message that was just swallowed."""
+
+    def count_sequences(self) -> None:
+        """From now on whoever may move a sequence keeps the server: its clients ask for currval."""
+        self.counts_sequences = True
+        self.clean_tags = CLEAN - MOVING
 
     @property
     def free(self) -> bool:
@@ -166,7 +178,7 @@ class ServerSession(BackendSession):
             elif tag == COMMAND_COMPLETE:
                 if end > size:
                     break
-                if data[at + 5 : at + 8] not in CLEAN:
+                if data[at + 5 : at + 8] not in self.clean_tags:
                     self._changed_session(data[at + 5 : end])
                 at = end
                 continue
@@ -177,7 +189,8 @@ class ServerSession(BackendSession):
                 if end > size and not self._passes_unread(tag, length):
                     break
                 if not self._handle(tag, length, data[at + 5 : end], groups[0]):
-                    return data[:at] + self._receive_slowly(data[end:])
+                    instead, self._replacement = self._replacement, b""
+                    return data[:at] + instead + self._receive_slowly(data[end:])
                 at = end
             if not groups or id(groups[0]) not in PLAIN:
                 return data[:at] + self._receive_slowly(data[at:])
@@ -242,15 +255,17 @@ class ServerSession(BackendSession):
         forward = True
         if tag == READY_FOR_QUERY:
             self._ready(body[0] if body else 0, length)
-            forward = not group.quiet
-            if group.swallowed:
+            forward = not (group.quiet or group.holds_end)
+            if group.holds_end:
+                self.held_end = messages.READY[self.status]
+            elif group.swallowed:
                 self._end_errand(group)
         elif tag in COMPLETIONS:
             forward = id(group) in PLAIN or group.complete()
             if tag == COMMAND_COMPLETE and not group.swallowed:
                 if group.effects:
                     group.completed(body)
-                if body[:3] not in CLEAN:
+                if body[:3] not in self.clean_tags:
                     self._changed_session(body, explained=group.explained)
         elif tag == DATA_ROW and group.errand is not None and group.errand.row is not None:
             self._errand_row(group.errand.row, body)
@@ -268,8 +283,9 @@ class ServerSession(BackendSession):
             except FramingError as problem:
                 raise self._violation(str(problem)) from None
             self.reported = self.reported.but({name: value})
-            if group is None or not group.swallowed:
-                self.told = self.told.but({name: value})
+            if group is not None and (group.swallowed or group.holds_end):
+                return False
+            self.told = self.told.but({name: value})
             return True
         if tag == Backend.NOTIFICATION_RESPONSE:
             try:
@@ -303,11 +319,14 @@ class ServerSession(BackendSession):
             return False
         if b"\0RRevalidateCachedQuery\0" in body:
             self.on_plans_changed()
+        renamed = self.client_words(body)
+        if renamed is not body:
+            self._replacement = messages.message(Backend.ERROR_RESPONSE, renamed)
         if id(group) in PLAIN:
-            return True
+            return not self._replacement
         self.quiet_failed = group.quiet
         skipped_query = group.by_query and group.seen < group.prefix
-        self._replacement = group.fail()
+        self._replacement = group.fail() or self._replacement
         if skipped_query:
             self.query_skipped()
         return not self._replacement
@@ -323,7 +342,8 @@ class ServerSession(BackendSession):
         errand = group.errand
         if errand is not None and errand.done is not None and not group.failed:
             errand.done()
-        self._replacement = self.tell()
+        self._replacement = self.tell() + self.held_end
+        self.held_end = b""
 
     def tell(self) -> bytes:
         """ParameterStatus of everything that is not as the client was told."""
@@ -358,7 +378,9 @@ class ServerSession(BackendSession):
         if tag[:3] in _DDL:
             self.schema_changed = True
             self.on_plans_changed()
-        if explained:
+        if tag[:3] in MOVING and self.counts_sequences:
+            self.pins[SEQUENCES] = None
+        if explained or tag[:3] in CLEAN:
             return
         if tag == b"DISCARD ALL\0":
             self.discarded()

@@ -22,19 +22,6 @@ from trio_pool.wire import messages
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterable, Iterator, Mapping
 
-READ_ONLY = frozenset(
-    {
-        "in_hot_standby",
-        "integer_datetimes",
-        "is_superuser",
-        "server_encoding",
-        "server_version",
-        "session_authorization",
-    }
-)
-"""Reported parameters that a session cannot set: they change with the server, not with the client."""
-
-
 @attrs.frozen(eq=False, weakref_slot=True)
 class Settings:
     """An immutable, interned mapping of parameter names to values; compare with `is`."""
@@ -135,13 +122,26 @@ def _is_ascii(value: str | None) -> bool:
     return value is None or value.isascii()
 
 
-def canonical(wanted: Settings, reported: Settings) -> Settings:
-    """Settings as the server names and spells them, where it reports them: `timezone = utc` becomes `TimeZone
-    = UTC`.
+def restoration(wanted: Settings) -> bytes:
+    """Requests, ended by one Sync, that set again what was reset: on a connection of the client's own, RESET
+    would go back to what its StartupMessage said.
     """
-    names = {name.lower(): name for name in reported}
-    spelled = {names.get(name.lower(), name): value for name, value in wanted.items()}
-    return intern({name: reported.get(name, value) for name, value in spelled.items()})
+    pairs = [(name, value) for name, value in wanted.items() if name not in IDENTITY]
+    parameters = [text for pair in pairs for text in pair]
+    return run(_restore(len(pairs)), parameters) + messages.close_statement(b"") + messages.SYNC
+
+
+@functools.lru_cache(maxsize=64)
+def _restore(count: int) -> str:
+    """Parameters with a dot are in no view: of these, what is empty has been reset."""
+    values = ", ".join(f"(${2 * n + 1}::pg_catalog.text, ${2 * n + 2}::pg_catalog.text)" for n in range(count))
+    return (
+        f"SELECT pg_catalog.set_config(name, value, false) FROM (VALUES {values}) AS wanted (name, value)"
+        " WHERE CASE WHEN pg_catalog.strpos(name, '.') OPERATOR(pg_catalog.>) 0"
+        " THEN coalesce(pg_catalog.current_setting(name, true), '') OPERATOR(pg_catalog.=) ''"
+        " ELSE name OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT name::pg_catalog.text"
+        " FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session')) END"
+    )
 
 
 def needs_no_trial(name: str, value: str) -> bool:

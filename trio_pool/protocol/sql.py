@@ -9,7 +9,15 @@ import enum
 import functools
 
 import postgast
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from postgast import pg_query_pb2 as ast
+
+LONGEST = 16 * 1024
+"""Bytes of the longest text that is parsed.
+
+libpg_query descends into the tree on the C stack without a check: 21,000 levels (`1+1+1...`, two bytes each)
+end the process on a stack of 8 MB.
+"""
 
 _ENDINGS = frozenset(
     {
@@ -35,9 +43,11 @@ def ending(text: bytes) -> Ending:
 
     AND CHAIN does not count: it ends one transaction and begins another, which needs a server.
     """
+    if len(text) > LONGEST:
+        return Ending.NONE
     try:
         statements = postgast.parse(text.decode()).stmts
-    except (postgast.PgQueryError, UnicodeDecodeError):
+    except (postgast.PgQueryError, UnicodeDecodeError, DecodeError):
         return Ending.NONE
     if not statements:
         return Ending.EMPTY

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import attrs
@@ -21,6 +22,9 @@ from trio_pool.protocol.facts import NOTHING, Facts, facts_of
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
 from trio_pool.wire import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @attrs.define(eq=False, weakref_slot=True)
@@ -62,6 +66,8 @@ class StatementRegistry:
     """
 
     prefix: bytes
+    on_sequences_read: Callable[[], None] = lambda: None
+    """Called when a client asks for currval or lastval."""
     _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
     _made: int = 0
 
