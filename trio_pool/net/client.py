@@ -166,6 +166,8 @@ class Client(Connection):
         self.server = server
         server.client = self
         self.leased_at = self.poller.now
+        if self.origin.limits.strict:
+            server.session.distrust()
         out = self.session.link(server.session)
         if out:
             server.write(out, self)
@@ -284,7 +286,8 @@ class Client(Connection):
             told, self._notifications = self._notifications, []
             self._notifications_size = 0
             encoding = self.session.reported.get("client_encoding", "UTF8")
-            notifications = [_in_encoding(message, self.origin.listening.encoding, encoding) for message in told]
+            source = self.origin.listening.encoding
+            notifications = [_in_encoding(message, source, encoding) for message in told]
             self.write(b"".join(message for message in notifications if not self._was_told(message)))
 
     @property

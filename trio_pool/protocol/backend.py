@@ -57,6 +57,7 @@ class BackendSession(ReplyQueue):
         "listening",
         "mark",
         "marker",
+        "meaning_known",
         "pins",
         "process_id",
         "refused",
@@ -115,6 +116,8 @@ class BackendSession(ReplyQueue):
         """
         self.echoes: deque[bytes] = deque()
         """Notifications that the client has had from here and will get in that other way again."""
+        self.meaning_known = True
+        """Whether the settings that change what texts mean are those with which the lease began."""
         self.marker = b""
         """A channel that no client knows of."""
         self.mark: tuple[bytes, frozenset[bytes]] | None = None
@@ -346,6 +349,11 @@ class BackendSession(ReplyQueue):
     def must_ask(self) -> bool:
         """Whether the lease cannot end before PostgreSQL was asked what the session holds. Hot path."""
         return self.asks is not NOTHING or self.reported is not self.expected
+
+    def distrust(self) -> None:
+        """What the client runs may do anything, whatever its text says: ask for everything, reset everything."""
+        self.asks |= Ask.ALL
+        self.dirty = True
 
     def keep(self, reasons: Iterable[str]) -> None:
         """Something is about to happen that only the end of the connection takes back."""

@@ -42,8 +42,18 @@ if TYPE_CHECKING:
 
 MAX_STATEMENT = 1 << 24
 """The longest named statement: its text is kept for as long as the client lives."""
+QUIET = Facts()
+"""Of texts that are not plain and yet do nothing: SET LOCAL, DDL. Compared by identity."""
 _NO_ECHOES: deque[bytes] = deque(maxlen=0)
 UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
+
+
+def known_facts(text: bytes) -> Facts:
+    """The facts of a text: `NOTHING` if it is plain. Hot path."""
+    if plain(text):
+        return NOTHING
+    facts = facts_of(text)
+    return QUIET if facts is NOTHING else facts
 
 
 class CarriedSession:
@@ -150,10 +160,7 @@ class CarriedSession:
 
     def _minded_query(self, text: bytes | None, message: bytes, server: ServerSession) -> bytes | None:
         """A Query that is not plain; None for the text if it is too long to be known."""
-        facts = UNKNOWN if text is None else facts_of(text)
-        if facts is NOTHING:
-            server.query()
-            return None
+        facts = UNKNOWN if text is None else known_facts(text)
         if self._refuses(facts, server):
             server.refuse(_refusal(facts))
             server.request()
@@ -167,7 +174,7 @@ class CarriedSession:
         ahead += server.lay_out(self._names_in(facts), excuse)
         group = server.explained_query()
         self._expect(facts, server, group, text)
-        if self._may_reset(facts) and not server.sends_group:
+        if text is not None and self._may_reset(facts) and not server.sends_group:
             group.holds_end = True
             return ahead + message + self.restores(server)
         return ahead + message
@@ -203,13 +210,19 @@ class CarriedSession:
         return self.rejects and facts.pins is not None and server.status != Status.FAILED
 
     def _names_in(self, facts: Facts) -> dict[bytes, Preparable | None]:
-        """The names that a text uses, with what they stand for in the client's session."""
+        """The names that a text uses, with what they stand for in the client's session. A text that may run
+        others may use any.
+        """
         names = self.statements or {}
+        if Ask.CHANNELS in facts.begins and not facts.listens:
+            return {name: made for name, made in names.items() if isinstance(made, SqlStatement)}
         return {used.name: names.get(used.name) for used in facts.prepared if used.name is not None}
 
     def _expect(self, facts: Facts, server: ServerSession, group: Group, text: bytes | None = None) -> None:
         """Note what is to be asked and what to count when a text with these facts has run."""
         group.explained = not facts.unknown
+        if facts is QUIET or facts.settings:
+            server.meaning_known = False
         if facts.begins:
             server.asks |= facts.begins
         if facts.ends and (server.pins or server.listening):
@@ -357,16 +370,13 @@ class CarriedSession:
             ahead = server.lay_out({name: statement})
             return ahead + message if ahead else None
         renamed = messages.message(Frontend.DESCRIBE, b"S%b\0" % statement.name)
-        ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
-        if not server.has_statement(statement):
-            ahead += self._prepared(statement, server)
-        return ahead + renamed if ahead else renamed
+        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
 
-    @staticmethod
-    def _prepared(statement: Statement, server: ServerSession) -> bytes:
+    def _prepared(self, statement: Statement, server: ServerSession) -> bytes:
+        ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
         requests, edit = server.prepare(statement)
         server.edited(edit)
-        return requests
+        return ahead + requests
 
     def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
         """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it
@@ -375,9 +385,10 @@ class CarriedSession:
         name, separator, rest = message[5:].partition(b"\0")
         if not name or not separator:
             self._parse_unnamed(rest)
+            ahead = server.lay_out(self._names_in(self.unnamed_facts)) if self.unnamed_facts.prepared else b""
             server.parse_unnamed(self.unnamed)
             server.open_count += 1
-            return None
+            return ahead + message if ahead else None
         names = self.statements
         if names is None:
             names = self.statements = {}
@@ -389,14 +400,24 @@ class CarriedSession:
             why = f"too many prepared statements: a client may have {self.max_statements}"
             self._fail(ClientFault(why, SqlState.LIMIT_EXCEEDED))
             return b""
-        statement = self.registry.get(rest)
+        statement = self._statement(rest, server)
         if server.has_statement(statement) and not server.may_have_failed:
             self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
             return b""
+        ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
         requests, edit = server.prepare(statement)
         edit.action = Action.FORWARD
         self._change(name, statement, edit, server)
-        return requests
+        return ahead + requests
+
+    def _statement(self, rest: bytes, server: ServerSession) -> Statement:
+        """The statement with this content, under the settings that change what a text means. While these are
+        not known, or if it depends on the names of this client alone, nobody shares it.
+        """
+        if not server.meaning_known:
+            return self.registry.make(rest)
+        statement = self.registry.get(rest, self.settings.meaning)
+        return self.registry.make(rest) if statement.facts.prepared else statement
 
     def _parse_unnamed(self, rest: bytes) -> None:
         """Hot path: a driver that never names its statements parses before every execution."""
@@ -404,7 +425,7 @@ class CarriedSession:
             return
         self.unnamed = rest
         text = rest[: rest.find(b"\0")]
-        self.unnamed_facts = NOTHING if plain(text) else facts_of(text)
+        self.unnamed_facts = known_facts(text)
 
     def _pass_unnamed_parse(self, server: ServerSession) -> None:
         self.unnamed = UNKNOWN_TEXT

@@ -150,6 +150,7 @@ class ClientSession(CarriedSession):
         """A server is leased; returns what is to be sent to it."""
         self.server = server
         server.client_words = self.own_words
+        server.meaning_known = True
         self.state = ClientState.LINKED
         ahead = b""
         if (
@@ -281,7 +282,7 @@ class ClientSession(CarriedSession):
             or self.state is not ClientState.IDLE
         ):
             return False
-        statement = self.registry.proven(rest)
+        statement = self.registry.proven(rest, self.settings.meaning)
         if statement is None:
             return False
         self._remember(name, statement)
@@ -321,7 +322,7 @@ class ClientSession(CarriedSession):
         """A Parse was accepted in the failed transaction, and outlives it."""
         name, _, rest = body.partition(b"\0")
         if name:
-            self._remember(name, self.registry.get(rest))
+            self._remember(name, self.registry.get(rest, self.settings.meaning))
         else:
             self._parse_unnamed(rest)
 

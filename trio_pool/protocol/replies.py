@@ -105,8 +105,8 @@ class Group:
 
     `explained` tells that the texts in it are known, so that command tags say nothing new; `effects` are
     those that have to be counted, in the order in which they will complete. `excuse` is the error of what was
-    to be laid out in front of it and could not be; it says more than the one that follows from that. `holds_end`: its end waits for the group of ours
-    behind it, which completes what the client asked for.
+    to be laid out in front of it and could not be; it says more than the one that follows from that. If it
+    `holds_end`, its end waits for the group of ours behind it, which completes what the client asked for.
     """
 
     by_query: bool = False

@@ -22,11 +22,28 @@ from trio_pool.wire import messages
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterable, Iterator, Mapping
 
+_MEANING = (
+    "search_path",
+    "role",
+    "session_authorization",
+    "client_encoding",
+    "standard_conforming_strings",
+    "backslash_quote",
+    "transform_null_equals",
+)
+
+
 @attrs.frozen(eq=False, weakref_slot=True)
 class Settings:
     """An immutable, interned mapping of parameter names to values; compare with `is`."""
 
     _values: Mapping[str, str]
+    meaning: bytes = attrs.field(init=False)
+    """Those that change what the text of a statement means, as a key; empty for most."""
+
+    @meaning.default
+    def _meaning(self) -> bytes:
+        return b"\0".join(f"\0{n}={self._values[n]}".encode() for n in _MEANING if n in self._values)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -134,7 +151,8 @@ def restoration(wanted: Settings) -> bytes:
 @functools.lru_cache(maxsize=64)
 def _restore(count: int) -> str:
     """Parameters with a dot are in no view: of these, what is empty has been reset."""
-    values = ", ".join(f"(${2 * n + 1}::pg_catalog.text, ${2 * n + 2}::pg_catalog.text)" for n in range(count))
+    pairs = [(2 * n + 1, 2 * n + 2) for n in range(count)]
+    values = ", ".join(f"(${name}::pg_catalog.text, ${value}::pg_catalog.text)" for name, value in pairs)
     return (
         f"SELECT pg_catalog.set_config(name, value, false) FROM (VALUES {values}) AS wanted (name, value)"
         " WHERE CASE WHEN pg_catalog.strpos(name, '.') OPERATOR(pg_catalog.>) 0"
@@ -181,6 +199,6 @@ def read_options(options: str) -> dict[str, str]:
             )
         name, equals, value = assignment.partition("=")
         if not equals or not name:
-            raise ValueError(f"startup option {word!r} needs the form name=value")
+            raise ValueError(f"{word[:2]}{' ' if word == '-c' else ''}{assignment} requires a value")
         settings[name.replace("-", "_")] = value
     return settings

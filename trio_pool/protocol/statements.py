@@ -5,8 +5,8 @@ carries one name of ours on all servers of its pool, so that a thousand clients 
 one statement per server (hazard E2 of any pooler: same text, other types, is another statement). Clients map
 their names to statements; servers remember which statements they have.
 
-Search path and role need not be part of the content: PostgreSQL re-analyses a cached statement when they
-change (plancache.c), with the values in force at execution, pooled or not.
+What else changes what a text means is part of the content (`Settings.meaning`): how strings are read, where
+names are looked for, who looks.
 """
 
 from __future__ import annotations
@@ -76,14 +76,17 @@ class StatementRegistry:
         """A name that no statement has."""
         return self.prefix + b"none"
 
-    def get(self, rest: bytes) -> Statement:
-        """The statement with this content."""
-        statement = self._by_content.get(rest)
+    def get(self, rest: bytes, meaning: bytes = b"") -> Statement:
+        """The statement with this content, prepared under settings with this `meaning`."""
+        statement = self._by_content.get(rest + meaning)
         if statement is None:
-            self._made += 1
-            statement = Statement(b"%b%d" % (self.prefix, self._made), rest)
-            self._by_content[rest] = statement
+            statement = self._by_content[rest + meaning] = self.make(rest)
         return statement
+
+    def make(self, rest: bytes) -> Statement:
+        """A statement of its own, which nobody shares."""
+        self._made += 1
+        return Statement(b"%b%d" % (self.prefix, self._made), rest)
 
     def renew(self) -> None:
         """What is prepared from now on is a new statement, even if its text is known: the old ones are of no
@@ -91,9 +94,9 @@ class StatementRegistry:
         """
         self._by_content.clear()
 
-    def proven(self, rest: bytes) -> Statement | None:
-        """The statement with this content, if a server has accepted it."""
-        statement = self._by_content.get(rest)
+    def proven(self, rest: bytes, meaning: bytes = b"") -> Statement | None:
+        """The statement with this content and meaning, if a server has accepted it."""
+        statement = self._by_content.get(rest + meaning)
         return statement if statement is not None and statement.proven else None
 
     def __len__(self) -> int:
