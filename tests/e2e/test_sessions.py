@@ -105,14 +105,15 @@ def prepared(postgres: LocalPostgres) -> LocalPostgres:
 @pytest.fixture(scope="module")
 def pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
     extra = configuration(prepared, POOL_SIZE, LEASE_WAIT)
-    with Pooler(prepared, tls=False, auth="trust", extra=extra) as running:
+    with Pooler(prepared, tls=False, auth="trust", extra=extra, module="tests.support.audited") as running:
         yield running
+        print([e for e in running.log_events("audit failed")][:10], len(running.log_events("audit failed")))
 
 
 @pytest.fixture(scope="module")
 def strict_pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
     extra = configuration(prepared, POOL_SIZE, LEASE_WAIT) | STRICT
-    with Pooler(prepared, tls=False, auth="trust", extra=extra) as running:
+    with Pooler(prepared, tls=False, auth="trust", extra=extra, module="tests.support.audited") as running:
         yield running
 
 

@@ -21,15 +21,19 @@ _PATTERNS: Final = {
     "divide": re.compile(r"SELECT 1/0"),
     "set": re.compile(r"SET application_name = '(?P<value>[^']*)'"),
     "set_config": re.compile(r"SELECT (?P<value>(?:(?:, )?pg_catalog\.set_config\(\$\d+, \$\d+, false\))+)"),
+    "restore": re.compile(r"(?P<value>SELECT pg_catalog\.set_config\(name, value, false\) FROM .*)"),
     "inspect": re.compile(r"(?P<value>SELECT '(?:setting|pin|channel)'.*)"),
-    "reset": re.compile(r'RESET "?application_name"?'),
+    "reset": re.compile(r"RESET (?:application_name|ALL)"),
     "show": re.compile(r"SHOW application_name"),
     "discard": re.compile(r"DISCARD ALL"),
+    "prepare": re.compile(r"PREPARE (?P<name>\w+) AS (?P<value>SELECT .*)"),
+    "execute": re.compile(r"EXECUTE (?P<name>\w+)"),
+    "deallocate": re.compile(r"DEALLOCATE (?P<name>\w+)"),
     "copy_in": re.compile(r"COPY sink FROM STDIN"),
     "copy_out": re.compile(r"COPY \(SELECT '(?P<value>[^']*)'" + _ROWS + r"\) TO STDOUT"),
     "empty": re.compile(r""),
 }
-_ROW_DESCRIPTION: Final = messages.message(
+ROW_DESCRIPTION: Final = messages.message(
     ord("T"), b"\0\1text\0" + bytes(6) + (25).to_bytes(4, "big") + b"\xff\xff\xff\xff\xff\xff\0\0"
 )
 
@@ -49,16 +53,19 @@ class Command:
     kind: str
     value: str = ""
     count: int = 1
+    name: str = ""
+    """Of the prepared statement that it makes, executes or drops; or ALL."""
 
     @property
     def parameters(self) -> int:
-        if self.kind in ("set_config", "inspect"):
+        if self.kind in ("set_config", "inspect", "restore"):
             return self.value.count("$")
         return 1 if self.kind == "echo" else 0
 
     @property
     def has_rows(self) -> bool:
-        return self.kind in ("select", "echo", "divide", "set_config", "inspect", "show")
+        """Whether it gives rows. EXECUTE does as what it executes."""
+        return self.kind in ("select", "echo", "divide", "set_config", "restore", "inspect", "show")
 
     @property
     def parameter_description(self) -> bytes:
@@ -67,7 +74,7 @@ class Command:
 
     @property
     def description(self) -> bytes:
-        return _ROW_DESCRIPTION if self.has_rows else messages.NO_DATA
+        return ROW_DESCRIPTION if self.has_rows else messages.NO_DATA
 
 
 def read(text: str) -> Command:
@@ -76,7 +83,7 @@ def read(text: str) -> Command:
         if match := pattern.fullmatch(text.strip()):
             found = match.groupdict()
             value = found.get("value") or found.get("word") or ""
-            return Command(kind, value, int(found.get("count") or 1))
+            return Command(kind, value, int(found.get("count") or 1), found.get("name") or "")
     raise Failure("42601")
 
 

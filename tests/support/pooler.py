@@ -43,7 +43,7 @@ class Pooler:
 
     `tls`: whether clients may use TLS (they may always go without); needs `certificates`. `auth`: how clients
     log in. `extra`: more configuration, TOML text or nested dicts, laid over the rest key by key; None takes
-    a key away. `executable`: the Python that runs it.
+    a key away. `executable`: the Python that runs it. `module`: what it runs.
 
     Entering the `with` block returns once the ready line was logged, else raises `AssertionError` with all
     that the process printed. Leaving it sends SIGTERM and asserts exit status 0, unless the block failed.
@@ -57,6 +57,7 @@ class Pooler:
     certificates: Certificates | None = attrs.field(default=None, kw_only=True)
     environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     executable: str = attrs.field(default=sys.executable, kw_only=True)
+    module: str = attrs.field(default="trio_pool", kw_only=True)
 
     host: str = attrs.field(default="127.0.0.1", init=False)
     port: int = attrs.field(default=0, init=False)
@@ -116,7 +117,7 @@ class Pooler:
         self._at_end = False
         before = self.mark()
         self._process = subprocess.Popen(
-            [self.executable, "-m", "trio_pool", "serve", "--config", str(self.config_path)],
+            [self.executable, "-m", self.module, "serve", "--config", str(self.config_path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -83,8 +83,10 @@ class OriginPool:
         """Whether the pool is not configured any more: servers close instead of becoming idle."""
         self.counts_sequences = False
         """Whether some client has asked for the last value of a sequence."""
-        self.tried: dict[Settings, Settings] = {}
-        """Settings that clients asked for at start-up and a server has taken, and what it made of them."""
+        self.tried: dict[Settings, tuple[Settings, Settings]] = {}
+        """Settings that clients asked for at start-up and a server has taken, what it made of them, and what
+        it reports then.
+        """
         self._mailbox = Mailbox()
         self._attempted = trio.Event()
         self._greeting = 0

@@ -281,7 +281,7 @@ class Reception:
     async def _greet(
         self, conversation: Conversation, request: StartupMessage, origin: OriginPool, peer: str
     ) -> Client:
-        settings, reported, _ = await self._settings(request, origin)
+        settings, reported = await self._settings(request, origin)
         options = [name for name in request.parameters if name.startswith("_pq_.")]
         minor = min(request.minor, NEWEST_MINOR)
         key = self.clients.new_key(long=minor >= 2)
@@ -306,10 +306,8 @@ class Reception:
             session.receive(early)
         return client
 
-    async def _settings(
-        self, request: StartupMessage, origin: OriginPool
-    ) -> tuple[Settings, Settings, Settings]:
-        """What the client wants set, everything that is reported to it, and the origin's defaults."""
+    async def _settings(self, request: StartupMessage, origin: OriginPool) -> tuple[Settings, Settings]:
+        """What the client wants set, and everything that is reported to it."""
         wanted = {
             name: value
             for name, value in request.parameters.items()
@@ -332,23 +330,23 @@ class Reception:
         try:
             with trio.fail_after(origin.database.timeouts.lease_wait):
                 defaults = await origin.known_defaults()
-                tried = await self._tried(intern({n: v for n, v in wanted.items() if n not in asis}), origin)
+                to_try = intern({n: v for n, v in wanted.items() if n not in asis})
+                tried, reported = await self._tried(to_try, origin) if to_try else (to_try, defaults)
         except ServerFault as fault:
             raise ClientFault(fault.message, fault.sqlstate, reason=Reason.CLIENT_REFUSED) from fault
         except trio.TooSlowError:
             sqlstate, message, _ = origin.lease_error()
             raise ClientFault(message, sqlstate, reason=Reason.CLIENT_REFUSED) from None
-        settings = tried.but(asis)
-        return settings, defaults.but({n: v for n, v in settings.items() if n in defaults}), defaults
+        return tried.but(asis), reported.but({n: v for n, v in asis.items() if n in defaults})
 
     @staticmethod
-    async def _tried(wanted: Settings, origin: OriginPool) -> Settings:
-        """Settings as the origin takes them. A combination that has been tried before is known."""
-        if not wanted:
-            return wanted
+    async def _tried(wanted: Settings, origin: OriginPool) -> tuple[Settings, Settings]:
+        """Settings as the origin takes them, and what it then reports. A combination that has been tried
+        before is known.
+        """
         known = origin.tried.get(wanted)
         if known is None:
-            known, _ = await SettingsTrial(origin, wanted).run()
+            known = await SettingsTrial(origin, wanted).run()
             if len(origin.tried) >= MAX_TRIED:
                 origin.tried.clear()
             origin.tried[wanted] = known

@@ -37,7 +37,8 @@ SEQUENCES = "sequence values"
 NOTHING = Ask(0)
 
 UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
-_TAKEN = SqlStatement(b"")  # a name that nobody may find
+TAKEN = SqlStatement(b"")
+"""What stands under a name that no client may find."""
 
 
 class BackendSession(ReplyQueue):
@@ -52,6 +53,7 @@ class BackendSession(ReplyQueue):
         "dirty",
         "echoes",
         "expected",
+        "inspecting",
         "keeps",
         "laid",
         "listening",
@@ -91,6 +93,8 @@ class BackendSession(ReplyQueue):
         """What may have changed in the session and is to be asked before the lease can end."""
         self.asks_for: set[str] = set()
         """Parameters that have to be asked for by name, since no view lists them."""
+        self.inspecting = False
+        """Whether PostgreSQL has been asked and has not answered yet."""
         self.pins: dict[str, None] = {}
         """Why the client must keep this server beyond its transaction; empty if it need not."""
         self.keeps: set[str] = set()
@@ -167,6 +171,13 @@ class BackendSession(ReplyQueue):
         edit = self.statements.parse(statement, self.opened())
         return requests + messages.parse(statement.name, statement.rest), edit
 
+    def swallow_run(self, sql: str) -> bytes:
+        """What to send so that a statement of ours which returns no rows runs within the client's group."""
+        for _ in range(3):
+            self.swallow()
+        self.parse_unnamed(UNKNOWN)
+        return settings.run(sql)
+
     def prepare_unnamed(self, rest: bytes | None) -> bytes:
         """What to send so that the server's unnamed statement is this one, or none."""
         self.parse_unnamed(rest)
@@ -230,7 +241,7 @@ class BackendSession(ReplyQueue):
                 del self.laid[oldest]
 
         def undo(error: bytes = b"") -> None:
-            self.laid[name] = had or _TAKEN
+            self.laid[name] = had or TAKEN
             if error:
                 failed(error)
 
@@ -246,7 +257,7 @@ class BackendSession(ReplyQueue):
         """What to send so that a Parse of this name fails because it is taken."""
         self.swallow()
         self.swallow()
-        self.laid[name] = _TAKEN
+        self.laid[name] = TAKEN
         return messages.close_statement(name) + messages.parse(name, b"\0\0\0")
 
     def lay_out_exactly(self, wanted: Mapping[bytes, Preparable]) -> bytes:
@@ -289,6 +300,7 @@ class BackendSession(ReplyQueue):
         """What to send behind a RESET of the client's, so that it goes back to its StartupMessage."""
         self.own_group(Errand(failed=lambda _: None))
         self.unnamed = None
+        self.asks |= Ask.SETTINGS
         return settings.restoration(wanted)
 
     def _adopted(self) -> None:
@@ -350,8 +362,13 @@ class BackendSession(ReplyQueue):
         """Whether the lease cannot end before PostgreSQL was asked what the session holds. Hot path."""
         return self.asks is not NOTHING or self.reported is not self.expected
 
+    @property
+    def may_stay(self) -> bool:
+        """Whether the lease may go on when the server is at rest."""
+        return bool(self.pins or self.asks or self.listening or self.inspecting)
+
     def distrust(self) -> None:
-        """What the client runs may do anything, whatever its text says: ask for everything, reset everything."""
+        """What the client runs may do anything, whatever its text says: ask for everything, then reset it."""
         self.asks |= Ask.ALL
         self.dirty = True
 
@@ -365,16 +382,20 @@ class BackendSession(ReplyQueue):
         if self.reported is not self.expected:
             self.asks |= Ask.SETTINGS
             self.expected = self.reported
-        asked = Inspection(self.asks)
+        asked = Inspection(self.asks, laid=dict(self.laid))
         requests = inspection.request(self.asks, self.asks_for.union(names))
         self.asks = NOTHING
         self.asks_for.clear()  # what is sent from now on is asked for next time
 
+        self.inspecting = True
+
         def done() -> None:
+            self.inspecting = False
             self._inspected(asked)
             found(asked)
 
         def failed(_: bytes) -> None:
+            self.inspecting = False
             self.pins[UNREADABLE] = None
 
         self.own_group(Errand(row=asked.row, done=done, failed=failed))
@@ -424,9 +445,10 @@ class BackendSession(ReplyQueue):
             self.own_group(by_query=True)
             self.unnamed = None
             return messages.query("ROLLBACK")
-        if self.listening and not (self.dirty or self.pins or self.must_ask):
+        to_discard = self.dirty or self.must_ask or not self.pins.keys() <= self.keeps
+        if self.listening and not to_discard:
             return self.unlisten()
-        if self.dirty or self.pins or self.must_ask:
+        if to_discard:
             self.discarded()
             self.own_group(by_query=True)
             self.unnamed = None

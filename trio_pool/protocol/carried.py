@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trio_pool.errors import ClientFault, SqlState
-from trio_pool.protocol.backend import SEQUENCES
+from trio_pool.protocol.backend import SEQUENCES, TAKEN
 from trio_pool.protocol.facts import (
     NOTHING,
     UNKNOWN,
@@ -26,6 +26,7 @@ from trio_pool.protocol.facts import (
 )
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Effect
+from trio_pool.protocol.settings import IDENTITY, NONE, Settings, intern, passing_change
 from trio_pool.protocol.statements import SqlStatement, Statement
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Status
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from trio_pool.protocol.inspection import Inspection
     from trio_pool.protocol.replies import Group
     from trio_pool.protocol.server import ServerSession
-    from trio_pool.protocol.settings import Settings
     from trio_pool.protocol.statements import StatementRegistry
 
 MAX_STATEMENT = 1 << 24
@@ -89,8 +89,8 @@ class CarriedSession:
         self.registry = registry
         self.base = settings
         """What the client asked for at start-up, which is what RESET goes back to."""
-        self.mends = False
-        """Whether the group that is being sent may reset what StartupMessage has set."""
+        self.mends = NONE
+        """What the group that is being sent may reset of the settings of StartupMessage."""
         self.settings = settings
         self.reported = reported
         """What the client has been told."""
@@ -132,21 +132,39 @@ class CarriedSession:
         """PostgreSQL has said what the session holds."""
         if Ask.SETTINGS in inspection.asks:
             self.settings = server.settings
+            for statement in (self.statements or {}).values():
+                if isinstance(statement, Statement) and statement.reading is None:
+                    statement.reading = self.settings.reading
+        if inspection.asks == Ask.ALL:
+            self._find_prepared(inspection, server)
 
-    def _may_reset(self, facts: Facts) -> bool:
-        """Whether a text may set something back to what it was at start-up."""
-        if not self.base:
-            return False
-        named = facts.settings
-        resets = Ask.SETTINGS in facts.begins and (
-            not named or any(name.lower() in named for name in self.base)
-        )
-        return resets or Discard.ALL in facts.discards
+    def _find_prepared(self, inspection: Inspection, server: ServerSession) -> None:
+        """SQL that was built at run time may have prepared something, or deallocated what was laid out. What
+        was sent behind the question is not in the answer.
+        """
+        for name, statement in inspection.laid.items():
+            gone = name not in inspection.prepared and server.laid.get(name) is statement
+            if gone and isinstance(statement, SqlStatement) and statement is not TAKEN:
+                self._deallocated(name, server)
+        for name, text in inspection.prepared.items():
+            if name not in server.laid and name not in inspection.laid:
+                made = facts_of(text).prepared
+                inner = made[0].facts if made and made[0].facts is not None else UNKNOWN
+                self._prepared_by_sql(name, SqlStatement(text, inner), server)
 
-    def restores(self, server: ServerSession) -> bytes:
+    def _resets(self, facts: Facts) -> Settings:
+        """Which of the settings of StartupMessage a text may reset."""
+        base = self.base
+        if not base or Discard.ALL in facts.discards:
+            return base
+        if facts.resets_all or facts.begins == Ask.ALL:
+            return intern({name: value for name, value in base.items() if name not in IDENTITY})
+        return intern({name: value for name, value in base.items() if name.lower() in facts.resets})
+
+    def _restored(self, server: ServerSession) -> bytes:
         """What to send behind a group whose texts may have reset something."""
-        self.mends = False
-        return server.restore(self.base)
+        reset, self.mends = self.mends, NONE
+        return server.restore(reset)
 
     def own_words(self, body: bytes) -> bytes:
         """An ErrorResponse's body, with the client's names of statements in place of ours."""
@@ -174,9 +192,11 @@ class CarriedSession:
         ahead += server.lay_out(self._names_in(facts), excuse)
         group = server.explained_query()
         self._expect(facts, server, group, text)
-        if text is not None and self._may_reset(facts) and not server.sends_group:
+        self.mends = self._resets(facts)
+        if self.mends and text is not None and not server.sends_group:
             group.holds_end = True
-            return ahead + message + self.restores(server)
+            return ahead + message + self._restored(server)
+        self.mends = NONE
         return ahead + message
 
     def _minded_bind(self, facts: Facts, message: bytes, server: ServerSession) -> bytes | None:
@@ -195,8 +215,9 @@ class CarriedSession:
 
         ahead += server.lay_out(self._names_in(facts), excuse)
         group = server.opened()
-        if self._may_reset(facts):
-            group.holds_end = self.mends = True
+        if self.base:
+            self.mends = self.mends.but(self._resets(facts))
+            group.holds_end = bool(self.mends)
         if facts.setting_parameters:
             values = messages.read_bound_values(message[5:])
             named = [values[n - 1] for n in facts.setting_parameters if n <= len(values)]
@@ -374,9 +395,14 @@ class CarriedSession:
 
     def _prepared(self, statement: Statement, server: ServerSession) -> bytes:
         ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
+        reading = self.settings.reading
+        back: list[str] = []
+        if statement.reading is not None and statement.reading is not reading:
+            there, back = passing_change(reading, statement.reading)
+            ahead += b"".join(map(server.swallow_run, there))
         requests, edit = server.prepare(statement)
         server.edited(edit)
-        return ahead + requests
+        return ahead + requests + b"".join(map(server.swallow_run, back))
 
     def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
         """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it
@@ -416,8 +442,8 @@ class CarriedSession:
         """
         if not server.meaning_known:
             return self.registry.make(rest)
-        statement = self.registry.get(rest, self.settings.meaning)
-        return self.registry.make(rest) if statement.facts.prepared else statement
+        statement = self.registry.get(rest, self.settings)
+        return self.registry.make(rest, self.settings.reading) if statement.facts.prepared else statement
 
     def _parse_unnamed(self, rest: bytes) -> None:
         """Hot path: a driver that never names its statements parses before every execution."""

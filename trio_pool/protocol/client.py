@@ -282,7 +282,7 @@ class ClientSession(CarriedSession):
             or self.state is not ClientState.IDLE
         ):
             return False
-        statement = self.registry.proven(rest, self.settings.meaning)
+        statement = self.registry.proven(rest, self.settings)
         if statement is None:
             return False
         self._remember(name, statement)
@@ -322,7 +322,7 @@ class ClientSession(CarriedSession):
         """A Parse was accepted in the failed transaction, and outlives it."""
         name, _, rest = body.partition(b"\0")
         if name:
-            self._remember(name, self.registry.get(rest, self.settings.meaning))
+            self._remember(name, self.registry.get(rest, self.settings))
         else:
             self._parse_unnamed(rest)
 
@@ -392,7 +392,7 @@ class ClientSession(CarriedSession):
             elif tag == SYNC:
                 server.sync()
                 if self.mends and not server.copy_in:
-                    rewritten = messages.SYNC + self.restores(server)
+                    rewritten = messages.SYNC + self._restored(server)
             elif tag == EXECUTE:
                 server.open_count += 1
             elif tag == BIND:
@@ -444,7 +444,7 @@ class ClientSession(CarriedSession):
             and server.open_count > 0
             and all(group.swallowed for group in server.groups)
             and server.status == Status.IDLE
-            and not server.pins
+            and not server.may_stay
         )
 
     def _end_quietly(self, rest: bytes, server: ServerSession) -> bytes:

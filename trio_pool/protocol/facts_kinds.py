@@ -66,6 +66,8 @@ class Facts:
     shows neither `role`, `session_authorization` and `seed` nor parameters of no module (`my.var`), and DO
     may set any of them unseen.
 
+    `resets`: those of them that it sets back to their defaults, or may; `resets_all`: RESET ALL.
+
     `setting_parameters`: numbers of the parameters ($1 is 1) that name the parameter in a `set_config`,
     local or not. In the facts of an SQL PREPARE that is a computed name as well: EXECUTE has expressions.
 
@@ -84,6 +86,8 @@ class Facts:
     begins: Ask = Ask.NOTHING
     ends: Ask = Ask.NOTHING
     settings: frozenset[str] = frozenset()
+    resets: frozenset[str] = frozenset()
+    resets_all: bool = False
     setting_parameters: frozenset[int] = frozenset()
     prepared: tuple[Prepared, ...] = ()
     lists_prepared: bool = False

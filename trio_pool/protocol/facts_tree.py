@@ -79,6 +79,7 @@ class TreeReader:
     begins: Ask = Ask.NOTHING
     ends: Ask = Ask.NOTHING
     settings: set[str] = attrs.field(factory=set)
+    resets: set[str] = attrs.field(factory=set)
     setting_parameters: set[int] = attrs.field(factory=set)
     prepared: list[Prepared] = attrs.field(factory=list)
     flags: set[str] = attrs.field(factory=set)
@@ -92,6 +93,7 @@ class TreeReader:
             begins=self.begins,
             ends=self.ends,
             settings=frozenset(self.settings),
+            resets=frozenset(self.resets),
             setting_parameters=frozenset(self.setting_parameters),
             prepared=tuple(self.prepared),
             keeps=frozenset(self.keeps),
@@ -123,9 +125,12 @@ class TreeReader:
 
     def set_parameter(self, node: Any) -> None:
         if node.kind == ast.VAR_RESET_ALL:
+            self.flags.add("resets_all")
             self.change_settings()
             return
         name = _folded(node.name)
+        if node.kind in (ast.VAR_RESET, ast.VAR_SET_DEFAULT):
+            self.resets.add(name)
         if name == "seed":
             self.keep("setseed")  # its effect is no setting's value, so LOCAL does not undo it
         if node.is_local or node.name in ("TRANSACTION", "TRANSACTION SNAPSHOT"):

@@ -22,7 +22,7 @@ from trio_pool.protocol.settings import Settings, intern
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 TEMPORARY_OBJECT = "temporary object"
 ADVISORY_LOCK = "session advisory lock"
@@ -62,9 +62,17 @@ _QUERIES = {
 }
 
 
+# Asked when everything is: SQL that is built at run time can say PREPARE and DEALLOCATE, too.
+_PREPARED = (
+    f"SELECT 'prepared', {_VALUE.format('name')}, {_VALUE.format('statement')}"
+    " FROM pg_catalog.pg_prepared_statements WHERE from_sql"
+)
+
+
 @functools.cache
 def _query(asks: Ask) -> str:
-    return " UNION ALL ".join(query for ask, query in _QUERIES.items() if ask in asks)
+    queries = [query for ask, query in _QUERIES.items() if ask in asks]
+    return " UNION ALL ".join([*queries, _PREPARED] if asks == Ask.ALL else queries)
 
 
 def request(asks: Ask, names: Iterable[str]) -> bytes:
@@ -79,10 +87,14 @@ class Inspection:
     """The answer, as its rows arrive."""
 
     asks: Ask
+    laid: Mapping[bytes, object]
+    """What stood under clients' names when the question was sent."""
     _settings: dict[str, str] = attrs.field(factory=dict)
     pins: set[str] = attrs.field(factory=set)
     """What is left that cannot be carried to another server."""
     channels: set[bytes] = attrs.field(factory=set)
+    prepared: dict[bytes, bytes] = attrs.field(factory=dict)
+    """Names and texts of what SQL has prepared, if `asks` is everything."""
 
     def row(self, body: bytes) -> None:
         """One DataRow. Raises FramingError or ValueError if it is not one of ours."""
@@ -92,6 +104,8 @@ class Inspection:
                 self._settings[_decoded(name)] = _decoded(value)
             case "pin":
                 self.pins.add(_PIN_OF[Ask[name or ""]])
+            case "prepared":
+                self.prepared[bytes.fromhex(name or "")] = bytes.fromhex(value or "")
             case _:
                 self.channels.add(bytes.fromhex(name or ""))
 

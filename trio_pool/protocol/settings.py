@@ -22,15 +22,11 @@ from trio_pool.wire import messages
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterable, Iterator, Mapping
 
-_MEANING = (
-    "search_path",
-    "role",
-    "session_authorization",
-    "client_encoding",
-    "standard_conforming_strings",
-    "backslash_quote",
-    "transform_null_equals",
-)
+IDENTITY = ("session_authorization", "role")
+"""Parameters that say who the session is, in the order in which they can be set: each resets those behind."""
+_READING = ("client_encoding", "standard_conforming_strings", "backslash_quote", "transform_null_equals")
+"""What decides how a text is read, once and for all; PostgreSQL looks the rest up whenever it plans."""
+_MEANING = ("search_path", *IDENTITY, *_READING)
 
 
 @attrs.frozen(eq=False, weakref_slot=True)
@@ -40,6 +36,11 @@ class Settings:
     _values: Mapping[str, str]
     meaning: bytes = attrs.field(init=False)
     """Those that change what the text of a statement means, as a key; empty for most."""
+
+    @property
+    def reading(self) -> Settings:
+        """Those that change how the text of a statement is read."""
+        return intern({name: self._values[name] for name in _READING if name in self._values})
 
     @meaning.default
     def _meaning(self) -> bytes:
@@ -82,10 +83,6 @@ def intern(values: Mapping[str, str]) -> Settings:
 
 
 NONE = intern({})
-
-
-IDENTITY = ("session_authorization", "role")
-"""Parameters that say who the session is, in the order in which they can be set: each resets those behind."""
 
 
 def difference(has: Settings, wants: Settings, reported: Settings, *, guarded: bool = True) -> bytes:
@@ -139,13 +136,28 @@ def _is_ascii(value: str | None) -> bool:
     return value is None or value.isascii()
 
 
+def passing_change(has: Settings, wants: Settings) -> tuple[list[str], list[str]]:
+    """Statements that change for a moment how texts are read, and those that change it back; they return no
+    rows, and are undone with the transaction. Values are PostgreSQL's own words for these parameters.
+    """
+    names = [name for name in _READING if has.get(name) != wants.get(name)]
+    there, back = ([_set_local(name, to.get(name)) for name in names] for to in (wants, has))
+    return there, back
+
+
+def _set_local(name: str, value: str | None) -> str:
+    if value is None:
+        return f"SET LOCAL {name} TO DEFAULT"
+    assert re.fullmatch(r"[A-Za-z0-9_]+", value), value
+    return f"SET LOCAL {name} TO '{value}'"
+
+
 def restoration(wanted: Settings) -> bytes:
     """Requests, ended by one Sync, that set again what was reset: on a connection of the client's own, RESET
     would go back to what its StartupMessage said.
     """
-    pairs = [(name, value) for name, value in wanted.items() if name not in IDENTITY]
-    parameters = [text for pair in pairs for text in pair]
-    return run(_restore(len(pairs)), parameters) + messages.close_statement(b"") + messages.SYNC
+    parameters = [text for pair in wanted.items() for text in pair]
+    return run(_restore(len(wanted)), parameters) + messages.close_statement(b"") + messages.SYNC
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,7 +167,9 @@ def _restore(count: int) -> str:
     values = ", ".join(f"(${name}::pg_catalog.text, ${value}::pg_catalog.text)" for name, value in pairs)
     return (
         f"SELECT pg_catalog.set_config(name, value, false) FROM (VALUES {values}) AS wanted (name, value)"
-        " WHERE CASE WHEN pg_catalog.strpos(name, '.') OPERATOR(pg_catalog.>) 0"
+        " WHERE CASE WHEN name OPERATOR(pg_catalog.=) 'role'"
+        " THEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none'"
+        " WHEN pg_catalog.strpos(name, '.') OPERATOR(pg_catalog.>) 0"
         " THEN coalesce(pg_catalog.current_setting(name, true), '') OPERATOR(pg_catalog.=) ''"
         " ELSE name OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT name::pg_catalog.text"
         " FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session')) END"

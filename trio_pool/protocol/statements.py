@@ -21,6 +21,7 @@ import attrs
 from trio_pool.protocol.facts import NOTHING, Facts, facts_of
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
+from trio_pool.protocol.settings import NONE, Settings
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Statement:
     name: bytes
     rest: bytes
     proven: bool = False
+    reading: Settings | None = None
+    """The settings under which its text was read; None if they are not known."""
     facts: Facts = attrs.field(init=False)
     """What executing it may do to the session."""
 
@@ -76,17 +79,17 @@ class StatementRegistry:
         """A name that no statement has."""
         return self.prefix + b"none"
 
-    def get(self, rest: bytes, meaning: bytes = b"") -> Statement:
-        """The statement with this content, prepared under settings with this `meaning`."""
-        statement = self._by_content.get(rest + meaning)
+    def get(self, rest: bytes, settings: Settings = NONE) -> Statement:
+        """The statement with this content, prepared under settings with this meaning."""
+        statement = self._by_content.get(rest + settings.meaning)
         if statement is None:
-            statement = self._by_content[rest + meaning] = self.make(rest)
+            statement = self._by_content[rest + settings.meaning] = self.make(rest, settings.reading)
         return statement
 
-    def make(self, rest: bytes) -> Statement:
+    def make(self, rest: bytes, reading: Settings | None = None) -> Statement:
         """A statement of its own, which nobody shares."""
         self._made += 1
-        return Statement(b"%b%d" % (self.prefix, self._made), rest)
+        return Statement(b"%b%d" % (self.prefix, self._made), rest, reading=reading)
 
     def renew(self) -> None:
         """What is prepared from now on is a new statement, even if its text is known: the old ones are of no
@@ -94,9 +97,9 @@ class StatementRegistry:
         """
         self._by_content.clear()
 
-    def proven(self, rest: bytes, meaning: bytes = b"") -> Statement | None:
+    def proven(self, rest: bytes, settings: Settings = NONE) -> Statement | None:
         """The statement with this content and meaning, if a server has accepted it."""
-        statement = self._by_content.get(rest + meaning)
+        statement = self._by_content.get(rest + settings.meaning)
         return statement if statement is not None and statement.proven else None
 
     def __len__(self) -> int:
