@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.support.direct import direct
 from tests.support.fakepg import FakePostgres
 from tests.support.pipelines import Request, pipelines, rendered
 from tests.support.requests import (
@@ -30,9 +29,6 @@ from tests.support.requests import (
     query,
     read_replies,
 )
-from trio_pool.wire import messages
-from trio_pool.wire.frames import Assembler
-from trio_pool.wire.tags import Backend
 
 if TYPE_CHECKING:
     from trio_pool.cli.postgres import LocalPostgres
@@ -122,7 +118,57 @@ TRANSCRIPTS = {
         + query("ROLLBACK")
         + query("SHOW application_name")
     )
-    + (query('RESET "application_name"') + query("SHOW application_name")),
+    + (query("RESET application_name") + query("SHOW application_name"))
+    + (query("SET application_name = 'd'") + query("RESET ALL") + query("SHOW application_name")),
+    "PREPARE and EXECUTE": query("PREPARE s AS SELECT 'a' FROM generate_series(1,3)")
+    + query("PREPARE s AS SELECT 'b'")
+    + query("EXECUTE s; EXECUTE s")
+    + (
+        parse("", "EXECUTE s")
+        + describe("")
+        + bind("")
+        + describe_portal()
+        + execute("", 2)
+        + execute()
+        + SYNC
+    )
+    + (parse("", "EXECUTE s") + bind("") + execute() + execute() + SYNC)
+    + query("DEALLOCATE s; DEALLOCATE s")
+    + query("EXECUTE s"),
+    "EXECUTE of what is not there": query("EXECUTE s")
+    + (parse("", "EXECUTE s") + describe("") + bind("") + describe_portal() + execute() + SYNC)
+    + (parse("", "DEALLOCATE s") + bind("") + execute() + SYNC + query("DEALLOCATE ALL")),
+    "PREPARE behind a Bind of EXECUTE": parse("p", "PREPARE s AS SELECT 'a'")
+    + (parse("", "EXECUTE s") + describe("") + bind("", portal="x") + describe_portal("x"))
+    + (bind("p") + execute() + execute("x") + execute("x") + SYNC),
+    "DEALLOCATE behind a Bind of EXECUTE": query("PREPARE s AS SELECT 'a'")
+    + (parse("p", "DEALLOCATE s") + parse("", "EXECUTE s") + bind("", portal="x"))
+    + (bind("p") + execute() + describe("") + SYNC),
+    "both protocols' statements have the same names": parse("s", "SELECT $1::text")
+    + (parse("t", "SHOW application_name") + parse("e", "") + parse("d", "SELECT 1/0") + SYNC)
+    + b"".join(
+        query(f"EXECUTE {name}")
+        + parse("", f"EXECUTE {name}")
+        + bind("")
+        + describe_portal()
+        + execute()
+        + SYNC
+        for name in "sted"
+    )
+    + query("PREPARE q AS SELECT 'a'")
+    + (describe("q") + bind("q") + describe_portal() + execute() + close("q") + SYNC)
+    + (query("EXECUTE q") + query("DEALLOCATE t") + bind("t") + SYNC + query("DEALLOCATE ALL"))
+    + (bind("s") + SYNC),
+    "EXECUTE of BEGIN and COMMIT": parse("b", "BEGIN")
+    + (parse("c", "COMMIT") + SYNC + query("EXECUTE b") + query("SELECT 'a'") + query("EXECUTE c"))
+    + (query("EXECUTE b") + query("SELECT 1/0") + query("EXECUTE c") + query("ROLLBACK")),
+    "PREPARE is not undone": query("PREPARE s AS SELECT 'a'; SELECT 1/0")
+    + (query("BEGIN") + query("DEALLOCATE s") + query("PREPARE t AS SELECT 'b'") + query("SELECT 1/0"))
+    + (query("PREPARE u AS SELECT 'c'") + parse("", "EXECUTE t") + SYNC + query("ROLLBACK"))
+    + (query("EXECUTE s") + query("EXECUTE t") + query("EXECUTE u")),
+    "PREPARE of what is wrong": query("PREPARE s AS SELECT 1/0")
+    + query("EXECUTE s")
+    + (parse("", "EXECUTE s") + bind("") + execute() + SYNC),
     "DISCARD ALL": parse("s", "SELECT 'a'")
     + (
         SYNC
@@ -142,32 +188,6 @@ def with_sink(postgres: LocalPostgres) -> LocalPostgres:
     """A PostgreSQL with the table that the texts copy into."""
     postgres.run_sql("create table sink (n int)")
     return postgres
-
-
-def direct(origin: LocalPostgres, data: bytes) -> list[Reply]:
-    """What a real PostgreSQL replies, until the row of `END` or the end of the connection."""
-    parameters = {"user": origin.superuser, "database": "postgres", "application_name": ""}
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
-        connection.connect(f"{origin.socket_dir}/.s.PGSQL.{origin.port}")
-        connection.sendall(messages.startup(parameters))
-        _read_until_ready(connection, b"")
-        connection.sendall(data)
-        return read_replies(_read_until_ready(connection, b"the end"))
-
-
-def _read_until_ready(connection: socket.socket, marker: bytes) -> bytes:
-    """Everything up to the first ReadyForQuery behind a message that ends in `marker`."""
-    received, assembler, marked = bytearray(), Assembler(1 << 30), False
-    with contextlib.suppress(ConnectionResetError):
-        while data := connection.recv(1 << 16):
-            received += data
-            assembler.feed(data)
-            while (message := assembler.message()) is not None:
-                marked = marked or message[1].endswith(marker)
-                if marked and message[0] == Backend.READY_FOR_QUERY:
-                    return bytes(received)
-    return bytes(received)
 
 
 def faked(data: bytes, *, noise: random.Random | None = None) -> list[Reply]:

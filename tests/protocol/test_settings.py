@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import gc
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.direct import direct
 from tests.support.fakepg import FakePostgres
-from tests.support.requests import read_replies
+from tests.support.lease import adoption, ours, set_config
+from tests.support.requests import SYNC, bind, close, execute, parse, query, read_replies
 from trio_pool.protocol.settings import (
     NONE,
-    canonical,
     difference,
     intern,
     needs_no_trial,
-    quote_setting,
     read_options,
+    restoration,
 )
 from trio_pool.wire.frames import Assembler
+
+if TYPE_CHECKING:
+    from trio_pool.cli.postgres import LocalPostgres
 
 
 def test_equal_settings_are_identical() -> None:
@@ -53,39 +58,91 @@ def test_settings_read_like_a_mapping() -> None:
     assert (list(settings), len(settings), dict(settings.items())) == (["a"], 1, {"a": "1"})
 
 
-def statements(data: bytes) -> list[str]:
-    """Texts and parameters of the requests."""
-    assembler = Assembler()
-    assembler.feed(data)
-    found = []
-    while (message := assembler.message()) is not None:
-        tag, body = message
-        if tag == ord("P"):
-            found.append(body.split(b"\0")[1].decode())
-        elif tag == ord("B"):
-            found[-1] += f" {body[6:-2]!r}"
-        else:
-            found.append(chr(tag))
-    return found
+# -- from one client's settings to another's -----------------------------------------------------------------
 
 
 def test_a_difference_is_what_has_to_change() -> None:
-    """Values travel as parameters; what the client has not is reset; nothing of ours stays behind."""
-    requests = difference(intern({"a": "1", "b": "2", "c.d": "3"}), intern({"a": "1", "b": "x'\0"[:2]}))
-    assert statements(requests) == [
-        r"""RESET "c"."d" b'' """.strip(),
-        "E",
-        r"""SELECT pg_catalog.set_config($1, $2, false) b"\x00\x00\x00\x01b\x00\x00\x00\x02x'" """.strip(),
-        "E",
-        "C",
-        "S",
-    ]
+    """One statement, between BEGIN and COMMIT of a level that waits for nothing: values travel as parameters,
+    NULL resets what the client has not; nothing of ours stays behind.
+    """
+    has, wants = intern({"a": "1", "b": "2", "c.d": "3"}), intern({"a": "1", "b": "x';--", "e": ""})
+    expected = (
+        parse("", "BEGIN ISOLATION LEVEL READ COMMITTED")
+        + (bind("") + execute())
+        + parse(
+            "",
+            "SELECT pg_catalog.set_config($1, $2, false), pg_catalog.set_config($3, $4, false), "
+            "pg_catalog.set_config($5, $6, false)",
+        )
+        + (bind("", "c.d", None, "b", "x';--", "e", "") + execute())
+        + parse("", "COMMIT")
+        + (bind("") + execute() + close("") + SYNC)
+    )
+    assert difference(has, wants, NONE) == expected
 
 
-def test_no_difference_is_no_request() -> None:
+def test_an_unguarded_difference_is_the_statement_alone() -> None:
+    """Its failure leaves no failed transaction."""
+    requests = difference(NONE, intern({"a": "1"}), NONE, guarded=False)
+    assert requests == set_config("a", "1") + close("") + SYNC
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_no_difference_is_no_request(guarded: bool) -> None:
     """Not even a Sync."""
     settings = intern({"a": "1"})
-    assert difference(settings, settings) == b""
+    assert difference(settings, settings, NONE, guarded=guarded) == b""
+
+
+def test_what_the_server_reports_already_is_left_alone() -> None:
+    """Every driver asks for client_encoding UTF8, which is what nearly every server has."""
+    reported = intern({"client_encoding": "UTF8", "TimeZone": "UTC"})
+    wants = intern({"client_encoding": "UTF8", "TimeZone": "CET", "work_mem": "4MB"})
+    assert difference(NONE, wants, reported) == adoption("TimeZone", "CET", "work_mem", "4MB")
+    assert difference(NONE, intern({"client_encoding": "UTF8"}), reported) == b""
+
+
+def test_what_the_server_has_otherwise_is_set_whatever_it_reports() -> None:
+    """What it has was set for the client before, and is more than what it reports."""
+    reported = intern({"a": "1"})
+    assert difference(intern({"a": "2"}), intern({"a": "1"}), reported) == adoption("a", "1")
+
+
+ROLE, USER = "role", "session_authorization"
+
+
+@pytest.mark.parametrize(
+    ("has", "wants", "changes"),
+    [
+        ({}, {ROLE: "r", "a": "1", USER: "u"}, ["a", "1", USER, "u", ROLE, "r"]),
+        ({USER: "u", ROLE: "r"}, {"a": "1"}, [USER, None, ROLE, None, "a", "1"]),
+        ({USER: "u", ROLE: "r"}, {}, [USER, None, ROLE, None]),
+        ({ROLE: "r", "a": "1"}, {ROLE: "r", "a": "2"}, [ROLE, None, "a", "2", ROLE, "r"]),
+        ({ROLE: "r"}, {ROLE: "s"}, [ROLE, None, ROLE, "s"]),
+        ({USER: "u"}, {USER: "u", ROLE: "r"}, [USER, None, USER, "u", ROLE, "r"]),
+        ({USER: "u", ROLE: "r"}, {USER: "u"}, [USER, None, ROLE, None, USER, "u"]),
+    ],
+)
+def test_identity_is_laid_aside_first_and_put_on_last(
+    has: dict[str, str], wants: dict[str, str], changes: list[str | None]
+) -> None:
+    """Who may set a parameter is the user that has logged in; and setting session_authorization resets the
+    role.
+    """
+    assert difference(intern(has), intern(wants), NONE) == adoption(*changes)
+
+
+def test_values_are_understood_whatever_the_encoding() -> None:
+    """The requests are UTF-8, so a server that takes texts for another encoding is told first."""
+    latin = intern({"client_encoding": "LATIN1"})
+    begin, commit = ours("BEGIN ISOLATION LEVEL READ COMMITTED"), ours("COMMIT")
+    first = set_config("client_encoding", "UTF8")
+    rest = close("") + SYNC
+    expected = begin + first + set_config("a", "\xe9", "client_encoding", "LATIN1") + commit + rest
+    assert difference(latin, intern({"a": "\xe9", "client_encoding": "LATIN1"}), latin) == expected
+    expected = begin + first + set_config("a", "\xe9", "client_encoding", None) + commit + rest
+    assert difference(latin, intern({"a": "\xe9"}), latin) == expected
+    assert difference(latin, latin.but({"a": "e"}), latin) == adoption("a", "e")
 
 
 @given(*[st.dictionaries(st.just("application_name"), st.text("ab'$\\", min_size=1))] * 2)
@@ -95,30 +152,77 @@ def test_a_difference_makes_the_server_what_the_client_wants(
     """From any settings to any other, in one group that leaves no unnamed statement."""
     backend = FakePostgres()
     for before, after in ((NONE, intern(has)), (intern(has), intern(wants))):
-        requests = difference(before, after)
+        requests = difference(before, after, intern(backend.settings))
         backend.receive(requests)
         replies = [reply.tag for reply in read_replies(backend.deliver())]
         assert replies.count("Z") == bool(requests)
         assert "E" not in replies
     assert backend.settings["application_name"] == wants.get("application_name", "")
     assert backend.statements == {}
+    assert backend.at_rest
+
+
+# -- back to StartupMessage ----------------------------------------------------------------------------------
+
+
+def test_a_restoration_is_one_statement_of_ours() -> None:
+    """Its values travel as parameters, and it leaves no unnamed statement behind."""
+    requests = restoration(intern({"a": "1", "role": "r", "b.c": "\xe9"}))
+    sql = requests[6:].partition(b"\0")[0].decode()
+    assert requests == ours(sql, "a", "1", "role", "r", "b.c", "\xe9") + close("") + SYNC
+
+
+def test_a_restoration_sets_what_has_been_reset_and_nothing_else(postgres: LocalPostgres) -> None:
+    """What the client has set otherwise since stays, an empty value and parameters with a dot included."""
+    base = intern(
+        {"work_mem": "1MB", "application_name": "x", "a.reset": "1", "a.kept": "2", "DateStyle": "SQL, DMY"}
+    )
+    shown = "concat_ws('|', current_setting('work_mem'), current_setting('application_name'), "
+    shown += "current_setting('a.reset'), current_setting('a.kept'), current_setting('DateStyle'))"
+    data = (
+        difference(NONE, base, NONE)
+        + query("SET work_mem = '2MB'; SET application_name = ''; SET a.kept = '3'; SET DateStyle = 'ISO'")
+        + query("RESET a.reset; RESET DateStyle")
+        + restoration(base)
+        + query(f"SELECT {shown}")
+        + query("SELECT 'the end'")
+    )
+    replies = direct(postgres, data)
+    assert [reply.content for reply in replies if reply.tag == "D"][-2] == "2MB||1|3|SQL, DMY"
+    assert [reply for reply in replies if reply.tag == "E"] == []
+
+
+# -- what changes the meaning of texts -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "quoted"),
-    [("work_mem", '"work_mem"'), ("a.b", '"a"."b"'), ('x"; DROP', '"x""; DROP"'), ("TimeZone", '"TimeZone"')],
+    "name",
+    [
+        "search_path",
+        ROLE,
+        USER,
+        "client_encoding",
+        "standard_conforming_strings",
+        "backslash_quote",
+        "transform_null_equals",
+    ],
 )
-def test_names_are_quoted(name: str, quoted: str) -> None:
-    """Names cannot travel as parameters of RESET."""
-    assert quote_setting(name) == quoted
+def test_settings_that_change_what_texts_mean_are_told_apart(name: str) -> None:
+    """By name and value; others do not count."""
+    settings = intern({name: "x", "work_mem": "4MB"})
+    assert settings.meaning == intern({name: "x", "TimeZone": "UTC"}).meaning
+    assert len({settings.meaning, intern({name: "y"}).meaning, NONE.meaning, intern({"b": "x"}).meaning}) == 3
 
 
-def test_settings_are_spelled_as_the_server_does() -> None:
-    """Where it reports them; what it does not report stays as it is."""
-    reported = intern({"TimeZone": "UTC", "DateStyle": "ISO, MDY"})
-    assert canonical(intern({"timezone": "utc", "work_mem": "4096"}), reported) is intern(
-        {"TimeZone": "UTC", "work_mem": "4096"}
-    )
+def test_no_two_meanings_are_the_same_key() -> None:
+    """However their values look: a value cannot hold a null byte."""
+    one = intern({"search_path": "a", ROLE: "b"})
+    other = intern({"search_path": "a\nrole=b"})
+    assert one.meaning != other.meaning
+    assert NONE.meaning == intern({"work_mem": "1MB"}).meaning == b""
+
+
+# -- start-up ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -156,8 +260,23 @@ def test_startup_options_are_read_as_postgresql_does(options: str, expected: dic
     assert read_options(options) == expected
 
 
-@pytest.mark.parametrize("options", ["-c", "-c a", "-c =1", "--a", "-d 5", "a=1", "-c a=1 x"])
-def test_other_startup_options_are_refused(options: str) -> None:
-    """With a text that names them: what cannot be carried along must not be lost."""
-    with pytest.raises(ValueError, match="startup option"):
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("-c", "-c  requires a value"),
+        ("-c a", "-c a requires a value"),
+        ("-ca", "-ca requires a value"),
+        ("-c =1", "-c =1 requires a value"),
+        ("--a", "--a requires a value"),
+        ("-d 5", "unsupported startup option '-d': "),
+        ("a=1", "unsupported startup option 'a=1': "),
+        ("-c a=1 x", "unsupported startup option 'x': "),
+    ],
+)
+def test_other_startup_options_are_refused(options: str, problem: str) -> None:
+    """With a text that names them, PostgreSQL's own where it has one: what cannot be carried along must not
+    be lost.
+    """
+    with pytest.raises(ValueError, match="option|value") as caught:
         read_options(options)
+    assert str(caught.value).startswith(problem)

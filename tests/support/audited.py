@@ -1,11 +1,11 @@
-"""`trio-pool`, built so that it asks PostgreSQL after every lease whether the session is what the server machine
-believes, before anybody else may have it.
+"""`trio-pool`, built so that it asks PostgreSQL after every lease whether the session is what the server
+machine believes, before anybody else may have it.
 
     python -m tests.support.audited serve --config FILE
 
-What it finds is logged as "audit failed", one line each. Nothing that a client leaves behind may be there: no
-temporary object, lock, cursor or channel; every setting is one that the machine knows and will take back, every
-prepared statement one whose name it knows.
+What it finds is logged as "audit failed", one line each. Nothing that a client leaves behind may be there:
+no temporary object, lock, cursor or channel; every setting is one that the machine knows and will take back,
+every prepared statement one whose name it knows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 FAILED = "audit failed"
-COUNTED = "audits"
 _TRANSACTION = {"transaction_isolation", "transaction_read_only", "transaction_deferrable"}
 _QUESTION = """
     select 'setting', name, setting from pg_catalog.pg_settings where source = 'session'
@@ -48,7 +47,6 @@ class AuditedServer(Server):
     """A server whose every way back into the pool leads through an audit."""
 
     audited = False
-    audits = 0
 
     def _recycle(self) -> None:
         session = self.session
@@ -69,7 +67,6 @@ class AuditedServer(Server):
         self._start_cleaning()
 
     def _judge(self, rows: Iterable[list[str | None]]) -> None:
-        AuditedServer.audits += 1
         for kind, name, value in rows:
             if not self._expected(kind or "", name or "", value or ""):
                 log.error(FAILED, server=repr(self), kind=kind, name=name, value=value)
@@ -92,7 +89,7 @@ class AuditedServer(Server):
 
 
 def run() -> None:
-    trio_pool.net.origin.Server = AuditedServer  # type: ignore[misc, attr-defined]
+    trio_pool.net.origin.Server = AuditedServer  # type: ignore[attr-defined]
     main(prog_name="trio-pool")
 
 

@@ -40,6 +40,7 @@ from __future__ import annotations
 import re
 import shlex
 import struct
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -127,6 +128,14 @@ class StatementSequence:
 def files() -> list[str]:
     """The names of the corpus' files, without their suffix."""
     return sorted(path.stem for path in DIRECTORY.glob("*.txt"))
+
+
+def differences(file: str) -> set[str]:
+    """Titles of the sequences of a file that may be answered otherwise than on a direct connection; the
+    reasons are in differences.toml.
+    """
+    known = tomllib.loads((DIRECTORY / "differences.toml").read_text())
+    return set(known.get(file, {}))
 
 
 def load(file: str) -> list[StatementSequence]:

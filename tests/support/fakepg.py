@@ -10,7 +10,7 @@ With `noise` (a random generator) it puts notices and notifications between its 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -23,42 +23,63 @@ from trio_pool.wire.tags import Status
 if TYPE_CHECKING:
     from random import Random
 
-DEFAULTS = {"application_name": ""}
+DEFAULTS: Final = {"application_name": ""}
 COPY_IN_RESPONSE = messages.message(ord("G"), b"\0\0\1\0\0")
 COPY_OUT_RESPONSE = messages.message(ord("H"), b"\0\0\1\0\0")
 
 
 @attrs.define(eq=False)
+class Statement:
+    """A prepared statement; `gives_rows` as it was when it was prepared, `text` is the PREPARE of one that SQL
+    made.
+    """
+
+    command: Command
+    gives_rows: bool
+    text: str = ""
+
+
+@attrs.define(eq=False)
 class Portal:
     """A bound statement; `rows` is what it still has to give, None until it runs. What gives no rows runs
-    once.
+    once. `gives_rows` as it was when it was bound.
     """
 
     command: Command
     parameters: list[str | None]
+    gives_rows: bool
     rows: list[tuple[str, ...]] | None = None
+    tag: str = "SELECT"
 
 
 @attrs.define(eq=False)
 class FakePostgres:
     """One backend. `receive` takes what a client sends, `output` collects the replies, `closed` tells that it
-    has ended the connection.
+    has ended the connection. `defaults` are what RESET goes back to, `changed` what the session has set.
     """
 
     noise: Random | None = None
+    defaults: dict[str, str] = attrs.field(factory=lambda: dict(DEFAULTS))
     output: bytearray = attrs.field(factory=bytearray)
     closed: bool = False
-    settings: dict[str, str] = attrs.field(factory=lambda: dict(DEFAULTS))
-    statements: dict[str, Command] = attrs.field(factory=dict)
+    changed: dict[str, str] = attrs.field(factory=dict)
+    statements: dict[str, Statement] = attrs.field(factory=dict)
     portals: dict[str, Portal] = attrs.field(factory=dict)
     status: int = Status.IDLE
     _input: Assembler = attrs.field(factory=lambda: Assembler(MAX_LARGE))
-    _reported: dict[str, str] = attrs.field(factory=lambda: dict(DEFAULTS))
-    _settings_before: dict[str, str] | None = None
+    _reported: dict[str, str] = attrs.field(init=False)
+    _changed_before: dict[str, str] | None = None
     _skipping: bool = False
     _copying: str = ""
     """"simple" or "extended" while it copies from the client."""
     _copied: bytearray = attrs.field(factory=bytearray)
+
+    def __attrs_post_init__(self) -> None:
+        self._reported = self.settings
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return self.defaults | self.changed
 
     def receive(self, data: bytes) -> None:
         self._input.feed(data)
@@ -125,10 +146,12 @@ class FakePostgres:
                 self._refuse_if_aborted(command)
             self._start()
             self.portals.pop("", None)
-            portal = Portal(command, [])
-            self._plan(portal)
-            if command.has_rows:
-                self.output += command.description
+            portal = Portal(command, [], self._gives_rows(command))
+            self._plan(command)
+            if command.kind == "execute":
+                portal.rows = self._execute_rows(portal, "simple")
+            if portal.gives_rows:
+                self.output += fakesql.ROW_DESCRIPTION
             self._run(portal, 0, "simple")
 
     def _call(self, body: bytes) -> None:
@@ -169,16 +192,28 @@ class FakePostgres:
         command = fakesql.read(text)
         if command.kind != "empty":
             self._refuse_if_aborted(command)
+        self._keep(name, command)
+        self.output += messages.PARSE_COMPLETE
+
+    def _keep(self, name: str, command: Command, text: str = "") -> None:
         if name in self.statements:
             raise Failure("42P05")
-        self.statements[name] = command
-        self.output += messages.PARSE_COMPLETE
+        self.statements[name] = Statement(command, self._gives_rows(command), text)
+
+    def _named(self, name: str) -> Command:
+        if name not in self.statements:
+            raise Failure("26000")
+        return self.statements[name].command
+
+    def _gives_rows(self, command: Command) -> bool:
+        """Whether it gives rows, as far as one can tell now: the statement that EXECUTE names may change."""
+        if command.kind == "execute" and command.name in self.statements:
+            return self._gives_rows(self.statements[command.name].command)
+        return command.has_rows
 
     def _bind(self, body: bytes) -> None:
         portal, statement, rest = body.split(b"\0", 2)
-        if statement.decode() not in self.statements:
-            raise Failure("26000")
-        command = self.statements[statement.decode()]
+        command = self._named(statement.decode())
         at = 2 + 2 * int.from_bytes(rest[:2], "big")
         count = int.from_bytes(rest[at : at + 2], "big")
         at += 2
@@ -197,21 +232,24 @@ class FakePostgres:
         name = portal.decode()
         if name and name in self.portals:
             raise Failure("42P03")
-        bound = Portal(command, parameters)
-        self.portals[name] = bound
-        self._plan(bound)
+        self.portals[name] = Portal(command, parameters, self._gives_rows(command))
+        self._plan(command)
         self.output += messages.BIND_COMPLETE
 
     def _describe(self, target: bytes, name: str) -> None:
+        described: Statement | Portal
         if target == b"S":
-            if name not in self.statements:
-                raise Failure("26000")
-            command = self.statements[name]
+            self._named(name)
+            described = self.statements[name]
         else:
-            command = self._portal(name).command
-        if self.status == Status.FAILED and command.has_rows:
+            described = self._portal(name)
+        if self.status == Status.FAILED and described.gives_rows:
             raise Failure("25P02")
-        self.output += (command.parameter_description if target == b"S" else b"") + command.description
+        if target == b"S":
+            self.output += described.command.parameter_description
+        if described.gives_rows and described.command.kind == "execute":
+            self._named(described.command.name)
+        self.output += fakesql.ROW_DESCRIPTION if described.gives_rows else messages.NO_DATA
 
     def _execute(self, name: str, limit: int) -> None:
         portal = self._portal(name)
@@ -228,88 +266,147 @@ class FakePostgres:
 
     # -- commands --------------------------------------------------------------------------------------------
 
-    def _plan(self, portal: Portal) -> None:
-        if portal.command.kind == "divide":
+    def _plan(self, command: Command) -> None:
+        if command.kind == "divide":
             raise Failure("22012")
 
     def _run(self, portal: Portal, limit: int, protocol: str) -> None:
         command = portal.command
-        if command.has_rows:
-            self._run_rows(portal, limit)
+        if portal.gives_rows:
+            self._run_rows(portal, limit, protocol)
             return
         if portal.rows is not None:
+            if protocol == "simple":  # it has run already
+                self.output += messages.command_complete(portal.tag)
+                return
             raise Failure("55000")
-        portal.rows = []
+        if command.kind == "execute":
+            portal.rows = self._execute_rows(portal, protocol)
+        else:
+            portal.rows = []
+            self._run_command(command, portal, protocol)
+        if portal.tag:
+            self.output += messages.command_complete(portal.tag)
+
+    def _execute_rows(self, portal: Portal, protocol: str) -> list[tuple[str, ...]]:
+        """What EXECUTE executes has run: its rows; `portal` has its tag."""
+        command = self._named(portal.command.name)
+        if command.parameters:
+            raise Failure("42601")
+        self._plan(command)
+        portal.tag = "EXECUTE"
+        if command.kind == "execute":
+            inner = Portal(command, [], self._gives_rows(command))
+            rows = self._execute_rows(inner, protocol)
+            portal.tag = inner.tag
+        elif command.has_rows:
+            rows = self._rows(command, [])
+            portal.tag = "SHOW" if command.kind == "show" else "SELECT"
+        else:
+            rows = []
+            if command.kind != "empty":
+                self._run_command(command, portal, protocol)
+        if rows and not portal.gives_rows:
+            portal.tag += f" {len(rows)}" if portal.tag == "SELECT" else ""
+        return rows
+
+    def _run_command(self, command: Command, portal: Portal, protocol: str) -> None:
+        """What gives no rows; `portal` has its tag then, if it is not to come later."""
+        portal.tag = ""
         match command.kind:
             case "empty":
                 self.output += messages.EMPTY_QUERY
-                return
             case "copy_in":
                 self.output += COPY_IN_RESPONSE
                 self._copying = protocol
                 self._copied.clear()
-                return
             case "copy_out":
                 line = messages.message(ord("d"), command.value.encode() + b"\n")
                 self.output += COPY_OUT_RESPONSE + line * command.count + messages.message(ord("c"))
-                tag = f"COPY {command.count}"
+                portal.tag = f"COPY {command.count}"
             case "begin":
                 self.status = Status.IN_TRANSACTION
-                tag = "BEGIN"
+                portal.tag = "BEGIN"
             case "exit":
-                tag = "ROLLBACK" if self.status == Status.FAILED else command.value
-                self._end(commit=tag == "COMMIT")
+                portal.tag = "ROLLBACK" if self.status == Status.FAILED else command.value
+                self._end(commit=portal.tag == "COMMIT")
             case "set":
-                self.settings["application_name"] = command.value
-                tag = "SET"
+                self.changed["application_name"] = command.value
+                portal.tag = "SET"
             case "reset":
-                self.settings["application_name"] = DEFAULTS["application_name"]
-                tag = "RESET"
+                self.changed.pop("application_name", None)
+                portal.tag = "RESET"
+            case "prepare":
+                text = f"PREPARE {command.name} AS {command.value}"
+                self._keep(command.name, fakesql.read(command.value), text)
+                portal.tag = "PREPARE"
+            case "deallocate":
+                self._deallocate(command.name)
+                portal.tag = "DEALLOCATE ALL" if command.name == "ALL" else "DEALLOCATE"
             case _:
                 if self.status == Status.IN_TRANSACTION:
                     raise Failure("25001")
-                self.settings = dict(DEFAULTS)
+                self.changed.clear()
                 self.statements.clear()
                 self.portals.clear()
-                tag = "DISCARD ALL"
-        self.output += messages.command_complete(tag)
+                portal.tag = "DISCARD ALL"
 
-    def _run_rows(self, portal: Portal, limit: int) -> None:
-        command = portal.command
-        if portal.rows is None:
-            match command.kind:
-                case "echo":
-                    portal.rows = [(portal.parameters[0] or "",)] * command.count
-                case "set_config":
-                    portal.rows = [self._set_config(portal.parameters)]
-                case "inspect":
-                    portal.rows = self._changed_settings() if portal.parameters else []
-                case "show":
-                    portal.rows = [(self.settings["application_name"],)]
-                case _:
-                    portal.rows = [(command.value,)] * command.count
+    def _deallocate(self, name: str) -> None:
+        if name == "ALL":
+            self.statements.clear()
+        else:
+            self._named(name)
+            del self.statements[name]
+
+    def _run_rows(self, portal: Portal, limit: int, protocol: str) -> None:
+        if portal.rows is None and portal.command.kind == "execute":
+            portal.rows = self._execute_rows(portal, protocol)
+        elif portal.rows is None:
+            portal.rows = self._rows(portal.command, portal.parameters)
+            portal.tag = "SHOW" if portal.command.kind == "show" else "SELECT"
         count = min(limit, len(portal.rows)) if limit else len(portal.rows)
         self.output += b"".join(fakesql.data_row(*row) for row in portal.rows[:count])
         del portal.rows[:count]
         if limit and count == limit:
             self.output += messages.message(ord("s"))
         else:
-            tag = "SHOW" if command.kind == "show" else f"SELECT {count}"
+            tag = portal.tag + (f" {count}" if portal.tag == "SELECT" else "")
             self.output += messages.command_complete(tag)
 
-    def _set_config(self, parameters: list[str | None]) -> tuple[str, ...]:
-        names = [name or "" for name in parameters[::2]]
-        for name, value in zip(names, parameters[1::2], strict=True):
-            self.settings[name] = DEFAULTS[name] if value is None else value
-        return tuple(self.settings[name] for name in names)
+    def _rows(self, command: Command, parameters: list[str | None]) -> list[tuple[str, ...]]:
+        match command.kind:
+            case "echo":
+                return [(parameters[0] or "",)] * command.count
+            case "set_config":
+                return [self._set_config(parameters)]
+            case "restore":
+                return [self._set_config([n, v]) for n, v in _pairs(parameters) if n not in self.changed]
+            case "inspect":
+                return self._inspected(command.value)
+            case "show":
+                return [(self.settings["application_name"],)]
+            case _:
+                return [(command.value,)] * command.count
 
-    def _changed_settings(self) -> list[tuple[str, ...]]:
-        """The answer to the pooler's question what the session has set."""
-        return [
-            ("setting", name.encode().hex(), value.encode().hex())
-            for name, value in self.settings.items()
-            if value != DEFAULTS[name]
-        ]
+    def _set_config(self, parameters: list[str | None]) -> tuple[str, ...]:
+        for name, value in _pairs(parameters):
+            if value is None:
+                self.changed.pop(name, None)
+            else:
+                self.changed[name] = value
+        return tuple(self.settings[name] for name, _ in _pairs(parameters))
+
+    def _inspected(self, sql: str) -> list[tuple[str, ...]]:
+        """The answer to the pooler's question what the session holds."""
+        rows: list[tuple[str, ...]] = []
+        if "'setting'" in sql:
+            rows += [
+                ("setting", name.encode().hex(), value.encode().hex()) for name, value in self.changed.items()
+            ]
+        if "'prepared'" in sql:
+            named = [(name, statement.text) for name, statement in self.statements.items() if statement.text]
+            rows += [("prepared", name.encode().hex(), text.encode().hex()) for name, text in named]
+        return rows
 
     def _copy(self, tag: str, body: bytes) -> None:
         try:
@@ -347,8 +444,8 @@ class FakePostgres:
             raise Failure("25P02")
 
     def _start(self) -> None:
-        if self._settings_before is None:
-            self._settings_before = dict(self.settings)
+        if self._changed_before is None:
+            self._changed_before = dict(self.changed)
 
     def _end_implicit(self) -> None:
         if self.status == Status.IDLE:
@@ -356,9 +453,9 @@ class FakePostgres:
 
     def _end(self, *, commit: bool) -> None:
         """A transaction ends, and with it every portal."""
-        if not commit and self._settings_before is not None:
-            self.settings = self._settings_before
-        self._settings_before = None
+        if not commit and self._changed_before is not None:
+            self.changed = self._changed_before
+        self._changed_before = None
         self.portals.clear()
         self.status = Status.IDLE
 
@@ -367,8 +464,8 @@ class FakePostgres:
         if self.status == Status.IDLE:
             self._end(commit=False)
             return
-        if self._settings_before is not None:
-            self.settings = dict(self._settings_before)
+        if self._changed_before is not None:
+            self.changed = dict(self._changed_before)
         self.status = Status.FAILED
 
     def _ready(self) -> None:
@@ -387,4 +484,8 @@ class FakePostgres:
     def at_rest(self) -> bool:
         """Whether nothing of what it was sent is still open."""
         nothing_open = not (self._copying or self._skipping or self.portals)
-        return nothing_open and self.status == Status.IDLE and self._settings_before is None
+        return nothing_open and self.status == Status.IDLE and self._changed_before is None
+
+
+def _pairs(parameters: list[str | None]) -> list[tuple[str, str | None]]:
+    return [(name or "", value) for name, value in zip(parameters[::2], parameters[1::2], strict=True)]

@@ -22,7 +22,7 @@ _PATTERNS: Final = {
     "set": re.compile(r"SET application_name = '(?P<value>[^']*)'"),
     "set_config": re.compile(r"SELECT (?P<value>(?:(?:, )?pg_catalog\.set_config\(\$\d+, \$\d+, false\))+)"),
     "restore": re.compile(r"(?P<value>SELECT pg_catalog\.set_config\(name, value, false\) FROM .*)"),
-    "inspect": re.compile(r"(?P<value>SELECT '(?:setting|pin|channel)'.*)"),
+    "inspect": re.compile(r"(?P<value>SELECT '(?:setting|pin|channel|prepared)'.*)"),
     "reset": re.compile(r"RESET (?:application_name|ALL)"),
     "show": re.compile(r"SHOW application_name"),
     "discard": re.compile(r"DISCARD ALL"),
@@ -71,10 +71,6 @@ class Command:
     def parameter_description(self) -> bytes:
         types = self.parameters * (25).to_bytes(4, "big")
         return messages.message(ord("t"), self.parameters.to_bytes(2, "big") + types)
-
-    @property
-    def description(self) -> bytes:
-        return ROW_DESCRIPTION if self.has_rows else messages.NO_DATA
 
 
 def read(text: str) -> Command:

@@ -12,6 +12,7 @@ from trio_pool.wire.frames import MAX_LARGE, Assembler
 SYNC = messages.SYNC
 FLUSH = messages.FLUSH
 TERMINATE = messages.TERMINATE
+NULL = messages.NULL
 COPY_DONE = messages.message(ord("c"))
 REVERSE = 3062
 """The oid of reverse(text)."""
@@ -25,8 +26,10 @@ def parse(name: str, sql: str, *types: int) -> bytes:
     return messages.parse(name.encode(), messages.text(sql) + listed)
 
 
-def bind(statement: str, *parameters: str, portal: str = "") -> bytes:
-    values = b"".join(struct.pack("!I", len(p.encode())) + p.encode() for p in parameters)
+def bind(statement: str, *parameters: str | None, portal: str = "") -> bytes:
+    values = b"".join(
+        NULL if p is None else struct.pack("!I", len(p.encode())) + p.encode() for p in parameters
+    )
     head = messages.text(portal) + messages.text(statement) + struct.pack("!HH", 0, len(parameters))
     return messages.message(ord("B"), head + values + b"\0\0")
 

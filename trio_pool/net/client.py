@@ -254,6 +254,7 @@ class Client(Connection):
             self._notifications = [m for m in self._notifications if _channel_of(m) not in gone]
             self._notifications_size = sum(map(len, self._notifications))
         if channels - session.channels:
+            session.may_listen(server.session)
             server.hand_over(self, channels)
         else:
             server.drop_handover()

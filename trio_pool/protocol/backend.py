@@ -51,6 +51,7 @@ class BackendSession(ReplyQueue):
         "counts_sequences",
         "defaults",
         "dirty",
+        "distrusted",
         "echoes",
         "expected",
         "inspecting",
@@ -101,6 +102,8 @@ class BackendSession(ReplyQueue):
         """Those of the pins that nothing removes: the connection ends with the lease."""
         self.dirty = False
         """Whether something may be left in the session that the next client must not find."""
+        self.distrusted = False
+        """Whether everything that the client runs is suspected."""
         self.refused: ErrorFields | None = None
         """Why the server did not take the settings of the client that leases it. What the client sent behind
         them has no effect, and what is answered to it is still to be received.
@@ -232,7 +235,7 @@ class BackendSession(ReplyQueue):
         elif statement is not None:
             requests += statement.requests
             self.parse_unnamed(UNKNOWN)
-        had = self.laid.pop(name, None)
+        self.laid.pop(name, None)
         if statement is not None:
             self.laid[name] = statement
             if len(self.laid) > self.statements.limit:
@@ -241,7 +244,7 @@ class BackendSession(ReplyQueue):
                 del self.laid[oldest]
 
         def undo(error: bytes = b"") -> None:
-            self.laid[name] = had or TAKEN
+            self.laid[name] = TAKEN
             if error:
                 failed(error)
 
@@ -370,7 +373,7 @@ class BackendSession(ReplyQueue):
     def distrust(self) -> None:
         """What the client runs may do anything, whatever its text says: ask for everything, then reset it."""
         self.asks |= Ask.ALL
-        self.dirty = True
+        self.dirty = self.distrusted = True
 
     def keep(self, reasons: Iterable[str]) -> None:
         """Something is about to happen that only the end of the connection takes back."""
@@ -392,6 +395,8 @@ class BackendSession(ReplyQueue):
         def done() -> None:
             self.inspecting = False
             self._inspected(asked)
+            if self.distrusted and self.waiting:
+                self.asks |= Ask.ALL  # for what was sent behind the question
             found(asked)
 
         def failed(_: bytes) -> None:
@@ -421,7 +426,7 @@ class BackendSession(ReplyQueue):
         self.asks = NOTHING
         self.asks_for.clear()
         self.pins = dict.fromkeys(sorted(self.keeps))
-        self.dirty = False
+        self.dirty = self.distrusted = False
 
     def clean(self) -> bytes | None:
         """The next thing to send so that the connection becomes free and spotless; b"" to wait for replies,

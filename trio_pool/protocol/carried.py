@@ -132,6 +132,7 @@ class CarriedSession:
         """PostgreSQL has said what the session holds."""
         if Ask.SETTINGS in inspection.asks:
             self.settings = server.settings
+            server.meaning_known = Ask.SETTINGS not in server.asks
             for statement in (self.statements or {}).values():
                 if isinstance(statement, Statement) and statement.reading is None:
                     statement.reading = self.settings.reading
@@ -166,6 +167,13 @@ class CarriedSession:
         reset, self.mends = self.mends, NONE
         return server.restore(reset)
 
+    def may_listen(self, server: ServerSession) -> None:
+        """The client may have said LISTEN to this server."""
+        server.listening = True
+        if self.echoes is _NO_ECHOES:
+            self.echoes = deque()
+        server.echoes = self.echoes
+
     def own_words(self, body: bytes) -> bytes:
         """An ErrorResponse's body, with the client's names of statements in place of ours."""
         if self.registry.prefix in body and self.statements:
@@ -189,7 +197,7 @@ class CarriedSession:
             group.excuse = error
 
         ahead = server.lay_out_exactly(self.statements or {}) if facts.lists_prepared else b""
-        ahead += server.lay_out(self._names_in(facts), excuse)
+        ahead += server.lay_out(self._names_in(facts, server), excuse)
         group = server.explained_query()
         self._expect(facts, server, group, text)
         self.mends = self._resets(facts)
@@ -213,7 +221,7 @@ class CarriedSession:
         def excuse(error: bytes) -> None:
             group.excuse = error
 
-        ahead += server.lay_out(self._names_in(facts), excuse)
+        ahead += server.lay_out(self._names_in(facts, server), excuse)
         group = server.opened()
         if self.base:
             self.mends = self.mends.but(self._resets(facts))
@@ -230,13 +238,18 @@ class CarriedSession:
     def _refuses(self, facts: Facts, server: ServerSession) -> bool:
         return self.rejects and facts.pins is not None and server.status != Status.FAILED
 
-    def _names_in(self, facts: Facts) -> dict[bytes, Preparable | None]:
+    def _laid_out(self, facts: Facts, server: ServerSession) -> bytes:
+        """What a Parse or Describe of such a text needs in front of it."""
+        return server.lay_out(self._names_in(facts, server)) if facts.prepared else b""
+
+    def _names_in(self, facts: Facts, server: ServerSession) -> dict[bytes, Preparable | None]:
         """The names that a text uses, with what they stand for in the client's session. A text that may run
         others may use any.
         """
         names = self.statements or {}
         if Ask.CHANNELS in facts.begins and not facts.listens:
-            return {name: made for name, made in names.items() if isinstance(made, SqlStatement)}
+            ours = {name: made for name, made in names.items() if isinstance(made, SqlStatement)}
+            return {**dict.fromkeys(server.laid), **ours}
         return {used.name: names.get(used.name) for used in facts.prepared if used.name is not None}
 
     def _expect(self, facts: Facts, server: ServerSession, group: Group, text: bytes | None = None) -> None:
@@ -248,11 +261,8 @@ class CarriedSession:
             server.asks |= facts.begins
         if facts.ends and (server.pins or server.listening):
             server.asks |= facts.ends
-        if facts.begins & Ask.CHANNELS:
-            server.listening = True
-            if self.echoes is _NO_ECHOES:
-                self.echoes = deque()
-            server.echoes = self.echoes
+        if Ask.CHANNELS in facts.begins:
+            self.may_listen(server)
         if facts.keeps:
             server.keep(facts.keeps)
         for name in facts.settings:
@@ -382,7 +392,7 @@ class CarriedSession:
     def _describe(self, message: bytes, server: ServerSession) -> bytes | None:
         name = message[6:-1]
         if not name:
-            ahead = server.lay_out(self._names_in(self.unnamed_facts)) if self.unnamed_facts.prepared else b""
+            ahead = self._laid_out(self.unnamed_facts, server)
             if not server.has_unnamed(self.unnamed):
                 ahead += self._with_unnamed(server)
             return ahead + message if ahead else None
@@ -394,7 +404,7 @@ class CarriedSession:
         return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
 
     def _prepared(self, statement: Statement, server: ServerSession) -> bytes:
-        ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
+        ahead = self._laid_out(statement.facts, server)
         reading = self.settings.reading
         back: list[str] = []
         if statement.reading is not None and statement.reading is not reading:
@@ -411,7 +421,7 @@ class CarriedSession:
         name, separator, rest = message[5:].partition(b"\0")
         if not name or not separator:
             self._parse_unnamed(rest)
-            ahead = server.lay_out(self._names_in(self.unnamed_facts)) if self.unnamed_facts.prepared else b""
+            ahead = self._laid_out(self.unnamed_facts, server)
             server.parse_unnamed(self.unnamed)
             server.open_count += 1
             return ahead + message if ahead else None
@@ -430,7 +440,7 @@ class CarriedSession:
         if server.has_statement(statement) and not server.may_have_failed:
             self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
             return b""
-        ahead = server.lay_out(self._names_in(statement.facts)) if statement.facts.prepared else b""
+        ahead = self._laid_out(statement.facts, server)
         requests, edit = server.prepare(statement)
         edit.action = Action.FORWARD
         self._change(name, statement, edit, server)

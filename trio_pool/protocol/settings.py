@@ -138,18 +138,18 @@ def _is_ascii(value: str | None) -> bool:
 
 def passing_change(has: Settings, wants: Settings) -> tuple[list[str], list[str]]:
     """Statements that change for a moment how texts are read, and those that change it back; they return no
-    rows, and are undone with the transaction. Values are PostgreSQL's own words for these parameters.
+    rows. Values are PostgreSQL's own words for these parameters.
     """
     names = [name for name in _READING if has.get(name) != wants.get(name)]
-    there, back = ([_set_local(name, to.get(name)) for name in names] for to in (wants, has))
+    there, back = ([_set(name, to.get(name)) for name in names] for to in (wants, has))
     return there, back
 
 
-def _set_local(name: str, value: str | None) -> str:
+def _set(name: str, value: str | None) -> str:
     if value is None:
-        return f"SET LOCAL {name} TO DEFAULT"
+        return f"SET {name} TO DEFAULT"
     assert re.fullmatch(r"[A-Za-z0-9_]+", value), value
-    return f"SET LOCAL {name} TO '{value}'"
+    return f"SET {name} TO '{value}'"
 
 
 def restoration(wanted: Settings) -> bytes:
