@@ -5,8 +5,20 @@ from __future__ import annotations
 import pytest
 
 from tests.support.fakepg import COPY_IN_RESPONSE
-from tests.support.fakesql import data_row
-from tests.support.lease import PREFIX, REPORTED, Lease, new_client, new_server
+from tests.support.lease import (
+    BUSY,
+    ERROR,
+    FAILED,
+    IDLE,
+    PREFIX,
+    REPORTED,
+    SELECTED,
+    Lease,
+    adopted,
+    adoption,
+    new_client,
+    new_server,
+)
 from tests.support.requests import (
     COPY_DONE,
     FLUSH,
@@ -29,13 +41,9 @@ from trio_pool.protocol.client import MAX_STATEMENT, STREAMED, ClientSession, Cl
 from trio_pool.protocol.settings import NONE, intern
 from trio_pool.wire import messages
 from trio_pool.wire.frames import MAX_LARGE, MAX_SMALL
-from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
-from trio_pool.wire.tags import Status
+from trio_pool.wire.messages import CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
 
-IDLE, BUSY, FAILED = (messages.READY[s] for s in (Status.IDLE, Status.IN_TRANSACTION, Status.FAILED))
 LOST = messages.error("08006", "server connection lost")
-ERROR = messages.error("42601", "syntax error")
-SELECTED = data_row("a") + command_complete("SELECT 1")
 NAME_1, NAME_2 = PREFIX.decode() + "1", PREFIX.decode() + "2"
 TEXT_1, TEXT_2 = "SELECT $1::text", "SELECT 'b'"
 
@@ -355,37 +363,69 @@ def test_terminate_behind_requests_ends_the_client_behind_them(lease: Lease) -> 
 def test_a_clients_settings_are_there_before_its_request(way: str) -> None:
     """In the same write, and taken away again for who has none."""
     lease = Lease(client=new_client(settings=intern({"application_name": "x"})), way=way)
-    sent = lease.asks(query("SELECT 1"))
-    assert sent.count(b"set_config") == 1
-    assert sent.endswith(SYNC + query("SELECT 1"))
-    lease.answers(PARSE_COMPLETE + BIND_COMPLETE + SELECTED + CLOSE_COMPLETE + IDLE + SELECTED + IDLE)
+    assert lease.asks(query("SELECT 1")) == adoption("application_name", "x") + query("SELECT 1")
+    reports = messages.parameter_status("application_name", "x")
+    assert lease.answers(adopted("x", reports=reports) + SELECTED + IDLE) == SELECTED + IDLE
     lease.ends()
-    assert b'RESET "application_name"' in Lease(server=lease.server, way=way).asks(query("SELECT 2"))
+    other = Lease(server=lease.server, way=way)
+    assert other.asks(query("SELECT 2")) == adoption("application_name", None) + query("SELECT 2")
+    reports = messages.parameter_status("application_name", "")
+    assert other.answers(adopted("", reports=reports) + SELECTED + IDLE) == SELECTED + IDLE
+    assert lease.own_replies() + other.own_replies() == b""
 
 
 def test_a_setting_changed_by_the_client_is_its_own(lease: Lease) -> None:
-    """Learned from ParameterStatus, so that however it was set, the next server gets it too."""
-    lease.asks(query("SELECT set_config('application_name', 'x', false)"))
-    told = messages.parameter_status("application_name", "x")
-    assert lease.answers(SELECTED + told + IDLE) == SELECTED + told + IDLE
+    """PostgreSQL is asked for it, so that however it was set, the next server gets it too."""
+    text = query("SELECT set_config('application_name', 'x', false)")
+    assert lease.asks(text) == text
+    report = messages.parameter_status("application_name", "x")
+    assert lease.answers(SELECTED + report + IDLE) == SELECTED + report + IDLE
+    lease.is_told(("setting", "application_name", "x"))
     lease.moves_to(new_server())
     assert lease.client.settings is intern({"application_name": "x"})
-    assert b"application_name" in lease.asks(query("SELECT 1"))
+    assert lease.asks(query("SELECT 1")) == adoption("application_name", "x") + query("SELECT 1")
+    assert lease.answers(adopted("x", reports=report) + SELECTED + IDLE) == SELECTED + IDLE
+
+
+def test_a_setting_changed_behind_our_back_is_found(lease: Lease) -> None:
+    """A function may set one: the server reports it, and is asked for all of them before the lease ends."""
+    lease.asks(query("SELECT f()"))
+    report = messages.parameter_status("application_name", "x")
+    assert lease.answers(SELECTED + report + IDLE) == SELECTED + report + IDLE
+    assert lease.server.must_ask
+    lease.is_told(("setting", "application_name", "x"), ("setting", "work_mem", "4MB"))
+    assert not lease.server.must_ask
+    assert lease.client.settings is intern({"application_name": "x", "work_mem": "4MB"})
 
 
 def test_parameters_that_belong_to_the_server_are_not_learned(lease: Lease) -> None:
     """in_hot_standby changes at a fail-over and is nobody's setting."""
     lease.asks(query("SELECT 1"))
     lease.answers(SELECTED + messages.parameter_status("in_hot_standby", "on") + IDLE)
+    lease.is_told()
     lease.ends()
     assert lease.client.settings is NONE
 
 
 def test_a_client_is_told_when_the_origins_defaults_have_changed(way: str) -> None:
-    """Its own settings excepted."""
+    """Its own settings excepted, at the end of the group that has set them."""
     defaults = REPORTED.but({"server_version": "19.0", "application_name": "default"})
     client = new_client(settings=intern({"application_name": "x"}))
-    server = type(new_server())(defaults, max_statements=10)
-    lease = Lease(client, server, way)
-    lease.asks(query("SELECT 1"))
+    lease = Lease(client, new_server(reported=defaults), way)
+    assert lease.asks(query("SELECT 1")) == adoption("application_name", "x") + query("SELECT 1")
+    assert lease.own_replies() == b""
+    reports = messages.parameter_status("application_name", "x")
+    news = messages.parameter_status("server_version", "19.0")
+    assert lease.answers(adopted("x", reports=reports) + SELECTED + IDLE) == news + SELECTED + IDLE
+
+
+def test_a_client_without_settings_is_told_at_once(way: str) -> None:
+    """In front of the reply to its request."""
+    defaults = REPORTED.but({"server_version": "19.0"})
+    lease = Lease(new_client(), new_server(reported=defaults), way)
+    assert lease.asks(query("SELECT 1")) == query("SELECT 1")
     assert lease.own_replies() == messages.parameter_status("server_version", "19.0")
+    lease.answers(SELECTED + IDLE)
+    lease.moves_to(new_server(reported=defaults))
+    lease.asks(query("SELECT 1"))
+    assert lease.own_replies() == b""

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.fakesql import data_row
-from tests.support.lease import PREFIX, Lease, new_client, new_server
+from tests.support.lease import (
+    BUSY,
+    ERROR,
+    FAILED,
+    IDLE,
+    PREFIX,
+    SELECTED,
+    Lease,
+    adoption,
+    new_client,
+    new_server,
+)
 from tests.support.requests import (
     FLUSH,
     SYNC,
@@ -25,15 +35,11 @@ from trio_pool.protocol.settings import intern
 from trio_pool.protocol.statements import StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
-from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-IDLE, BUSY, FAILED = (messages.READY[s] for s in (Status.IDLE, Status.IN_TRANSACTION, Status.FAILED))
-ERROR = messages.error("42601", "syntax error")
-SELECTED = data_row("a") + command_complete("SELECT 1")
-NAME_1, NAME_2 = PREFIX.decode() + "1", PREFIX.decode() + "2"
+NAME_1, NAME_2, NAME_3 = (f"{PREFIX.decode()}{number}" for number in (1, 2, 3))
 TEXT_1, TEXT_2 = "SELECT $1::text", "SELECT 'b'"
 
 
@@ -73,7 +79,7 @@ def test_named_statements_are_renamed_by_content(lease: Lease) -> None:
 def test_the_same_text_with_other_types_is_another_statement(lease: Lease) -> None:
     """E2."""
     requests = parse("s1", TEXT_1, 25) + parse("s2", TEXT_1, 1043) + parse("s3", TEXT_1) + SYNC
-    expected = parse(NAME_1, TEXT_1, 25) + parse(NAME_2, TEXT_1, 1043) + parse(f"{PREFIX.decode()}3", TEXT_1)
+    expected = parse(NAME_1, TEXT_1, 25) + parse(NAME_2, TEXT_1, 1043) + parse(NAME_3, TEXT_1)
     assert lease.asks(requests) == expected + SYNC
 
 
@@ -165,7 +171,9 @@ def test_a_skipped_close_closes_nothing(lease: Lease) -> None:
 
 
 def test_a_name_in_use_is_refused_by_the_server_itself(lease: Lease) -> None:
-    """E3: in PostgreSQL's words, and the name stands for what it stood for."""
+    """E3: in PostgreSQL's words, and the name stands for what it stood for; what was made under it to be
+    refused is nobody's, and stays.
+    """
     lease.asks(parse("s1", TEXT_1) + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     duplicate = parse("s1", TEXT_2)
@@ -174,12 +182,16 @@ def test_a_name_in_use_is_refused_by_the_server_itself(lease: Lease) -> None:
     assert lease.answers(CLOSE_COMPLETE + PARSE_COMPLETE + taken + IDLE) == taken + IDLE
     assert lease.asks(bind("s1", "a") + SYNC) == bind(NAME_1, "a") + SYNC
     lease.answers(BIND_COMPLETE + IDLE)
-    assert lease.asks(close("s1") + SYNC) == close("s1") + SYNC
-    assert lease.answers(CLOSE_COMPLETE + IDLE) == CLOSE_COMPLETE + IDLE
+    assert lease.asks(close("s1") + SYNC) == SYNC
+    assert lease.own_replies() + lease.answers(IDLE) == CLOSE_COMPLETE + IDLE
+    assert lease.asks(bind("s1") + SYNC) == close("s1") + SYNC + bind("s1") + SYNC
+    assert lease.answers(CLOSE_COMPLETE + IDLE + ERROR + IDLE) == ERROR + IDLE
 
 
-def test_a_name_that_was_taken_on_the_server_is_closed_for_the_next_client(lease: Lease) -> None:
-    """It would otherwise find a statement that nobody of its kind has made."""
+def test_a_name_that_was_taken_on_the_server_is_closed_for_who_uses_it(lease: Lease) -> None:
+    """The next client would otherwise find a statement that nobody of its kind has made; who does not use the
+    name pays nothing.
+    """
     lease.asks(parse("s1", TEXT_1) + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     lease.asks(parse("s1", TEXT_2) + SYNC)
@@ -187,8 +199,11 @@ def test_a_name_that_was_taken_on_the_server_is_closed_for_the_next_client(lease
     server = lease.server
     lease.ends()
     other = Lease(new_client(), server, lease.way)
-    assert other.asks(query("SELECT 1")) == close("s1") + SYNC + query("SELECT 1")
-    assert other.answers(CLOSE_COMPLETE + IDLE + SELECTED + IDLE) == SELECTED + IDLE
+    assert other.asks(query("SELECT 1")) == query("SELECT 1")
+    assert other.answers(SELECTED + IDLE) == SELECTED + IDLE
+    assert other.asks(describe("s1") + SYNC) == close("s1") + SYNC + describe("s1") + SYNC
+    assert other.answers(CLOSE_COMPLETE + IDLE + ERROR + IDLE) == ERROR + IDLE
+    assert other.asks(bind("s1") + SYNC) == bind("s1") + SYNC
 
 
 def test_a_statement_is_not_taken_for_granted_in_a_transaction_that_may_have_failed(lease: Lease) -> None:
@@ -252,14 +267,34 @@ def test_an_eviction_in_a_failed_group_comes_to_an_end(way: str) -> None:
     assert lease.asks(bind("s1", "a") + SYNC) == bind(NAME_1, "a") + SYNC
 
 
-def test_what_discard_all_forgets_is_prepared_again(lease: Lease) -> None:
-    """On the server; a Parse that was sent behind it counts."""
+def test_discard_all_forgets_the_clients_statements(lease: Lease) -> None:
+    """As on a connection of its own; a Parse that was sent behind it counts."""
     lease.asks(parse("s1", TEXT_1) + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
+    elsewhere = lease.client.registry.get(messages.text(TEXT_1) + b"\0\0")
     lease.asks(query("DISCARD ALL") + parse("s2", TEXT_2) + SYNC)
     lease.answers(command_complete("DISCARD ALL") + IDLE + PARSE_COMPLETE + IDLE)
-    sent = lease.asks(bind("s1", "a") + bind("s2") + SYNC)
-    assert sent == parse(NAME_1, TEXT_1) + bind(NAME_1, "a") + bind(NAME_2) + SYNC
+    assert lease.asks(bind("s2") + SYNC) == bind(NAME_2) + SYNC
+    lease.answers(BIND_COMPLETE + IDLE)
+    assert lease.asks(bind("s1", "a") + SYNC) == bind("s1", "a") + SYNC
+    lease.answers(ERROR + IDLE)
+    assert lease.asks(parse("s1", TEXT_1) + SYNC) == parse(elsewhere.name.decode(), TEXT_1) + SYNC
+
+
+@pytest.mark.parametrize("text", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_what_one_client_discards_another_gets_again(text: str, way: str) -> None:
+    """The server has lost the statements of all of them."""
+    registry, server = StatementRegistry(PREFIX), new_server()
+    first, second = (Lease(new_client(registry), server, way) for _ in range(2))
+    first.asks(parse("s1", TEXT_1) + SYNC)
+    first.answers(PARSE_COMPLETE + IDLE)
+    first.ends()
+    second.asks(query(text))
+    second.answers(command_complete(text) + IDLE)
+    if text == "DISCARD ALL":
+        second.is_told()
+    second.ends()
+    assert first.asks(bind("s1", "a") + SYNC) == parse(NAME_1, TEXT_1) + bind(NAME_1, "a") + SYNC
 
 
 # -- the unnamed statement -----------------------------------------------------------------------------------
@@ -347,8 +382,8 @@ def test_nobody_executes_another_clients_unnamed_statement(
 def test_nobody_executes_our_own_statements(way: str) -> None:
     """Settings are applied through the unnamed statement, which is closed behind them."""
     lease = Lease(client=new_client(settings=intern({"application_name": "x"})), way=way)
-    sent = lease.asks(bind("") + SYNC)
-    assert sent.endswith(execute() + close("") + SYNC + bind("") + SYNC)
+    assert lease.asks(bind("") + SYNC) == adoption("application_name", "x") + bind("") + SYNC
+    assert adoption("application_name", "x").endswith(execute() + close("") + SYNC)
 
 
 def test_a_query_drops_the_unnamed_statement(lease: Lease) -> None:
@@ -395,9 +430,10 @@ def test_a_failure_in_front_of_such_a_flush_skips_to_the_clients_own_sync() -> N
     assert lease.own_replies() == IDLE
 
 
-def test_a_pinned_client_keeps_its_server_at_flush() -> None:
+@pytest.mark.parametrize("text", ["LISTEN a", "SELECT pg_advisory_lock(1)", "CREATE TEMP TABLE t ()"])
+def test_a_client_that_may_keep_its_server_does_so_at_flush(text: str) -> None:
     """The Flush goes through: nobody would end such a lease."""
     lease = Lease()
-    lease.asks(query("LISTEN a"))
-    lease.answers(command_complete("LISTEN") + IDLE)
+    lease.asks(query(text))
+    lease.answers(command_complete(text.partition(" ")[0]) + IDLE)
     assert lease.asks(parse("s1", TEXT_1) + FLUSH) == parse(NAME_1, TEXT_1) + FLUSH

@@ -25,6 +25,7 @@ from tests.support.requests import (
 from tests.support.threeways import WAYS, fed
 from trio_pool.protocol.client import ClientSession, ClientState
 from trio_pool.protocol.failed import FailedTransaction
+from trio_pool.protocol.sql import Ending, ending
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ def test_malformed_requests_are_refused(tag: str, body: bytes) -> None:
     assert client.state is ClientState.FAILED
 
 
-@pytest.mark.parametrize("text", [b"select 1" + b"+1" * 40_000, b"select 1" + b"+1" * 200, b"rollback" + b" " * 20_000])
+@pytest.mark.parametrize(
+    "text", [b"select 1" + b"+1" * 40_000, b"select 1" + b"+1" * 200, b"rollback" + b" " * 20_000]
+)
 def test_what_the_parser_cannot_take_does_not_end_the_transaction(text: bytes) -> None:
     """Neither does it end the process, whose C stack a deep expression would use up."""
     assert ending(text) is Ending.NONE

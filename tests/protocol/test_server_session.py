@@ -7,22 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.fakepg import COPY_IN_RESPONSE, COPY_OUT_RESPONSE
-from tests.support.fakesql import data_row
-from tests.support.lease import new_server
+from tests.support.lease import BUSY, FAILED, IDLE, SELECTED, new_server
 from tests.support.threeways import WAYS, fed
 from trio_pool.errors import Reason, ServerFault
 from trio_pool.protocol.replies import Action, Edit
 from trio_pool.protocol.server import MAX_HELD
-from trio_pool.protocol.settings import intern
 from trio_pool.wire import messages
 from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
-from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
     from trio_pool.protocol.server import ServerSession
 
-IDLE, BUSY, FAILED = (messages.READY[s] for s in (Status.IDLE, Status.IN_TRANSACTION, Status.FAILED))
-SELECTED = data_row("a") + command_complete("SELECT 1")
 ERROR = messages.error("22012", "division by zero")
 FATAL = messages.error("57P01", "terminating connection", severity="FATAL")
 NOTICE = messages.notice("00000", "note")
@@ -552,129 +547,3 @@ def test_thousands_of_alternating_groups_in_one_chunk() -> None:
         server.sync()
     assert server.receive(IDLE * 8000) == (CLOSE_COMPLETE + IDLE + IDLE) * 4000
     assert server.free
-
-
-# -- what a client leaves ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("edited", [False, True])
-@pytest.mark.parametrize(
-    ("tag", "dirty"),
-    [
-        ("SELECT 1", False),
-        ("COPY 3", False),
-        ("COMMIT", False),
-        ("SET", True),
-        ("LISTEN", True),
-        ("DO", True),
-    ],
-)
-def test_commands_that_outlive_their_transaction_make_the_server_dirty(
-    tag: str, dirty: bool, edited: bool, way: str
-) -> None:
-    """By their command tag, in either walk."""
-    server = new_server()
-    if edited:
-        server.swallow()
-        server.request()
-        server.sync()
-        fed(server.receive, PARSE_COMPLETE + command_complete(tag) + IDLE, way)
-    else:
-        server.query()
-        fed(server.receive, command_complete(tag) + IDLE, way)
-    assert server.dirty is dirty
-
-
-def cleaned(server: ServerSession, conversation: dict[bytes, bytes]) -> list[bytes]:
-    """The steps of the clean-up, each answered as the conversation says."""
-    steps = []
-    while (step := server.clean()) is not None:
-        assert step, "waits for something that nobody will send"
-        steps.append(step)
-        assert server.receive(conversation[step]) == b""
-    assert server.free
-    return steps
-
-
-def test_an_orphaned_transaction_is_rolled_back_and_forgotten() -> None:
-    """Step by step: Sync, ROLLBACK, DISCARD ALL; none of the replies is anybody's."""
-    server = new_server()
-    server.query()
-    server.receive(command_complete("SET") + BUSY)
-    server.request()
-    rollback, discard = messages.query("ROLLBACK"), messages.query("DISCARD ALL")
-    server.sync()
-    assert server.clean() == b""
-    server.receive(PARSE_COMPLETE + BUSY)
-    steps = cleaned(
-        server,
-        {rollback: command_complete("ROLLBACK") + IDLE, discard: command_complete("DISCARD ALL") + IDLE},
-    )
-    assert steps == [rollback, discard]
-    assert not server.dirty
-
-
-def test_an_orphaned_group_is_ended_by_a_sync_of_ours() -> None:
-    """The client left before its own."""
-    server = new_server()
-    server.request()
-    assert server.clean() == messages.SYNC
-    assert server.clean() == b""
-    server.receive(PARSE_COMPLETE + IDLE)
-    assert server.clean() is None
-
-
-@pytest.mark.parametrize("simple", [True, False])
-def test_an_orphaned_copy_is_given_up(simple: bool) -> None:
-    """With a CopyFail, and the Sync that the extended protocol needs behind it."""
-    server = new_server()
-    if simple:
-        server.query()
-    else:
-        server.request()
-        server.sync()
-    server.receive(COPY_IN_RESPONSE)
-    step = server.clean()
-    assert step == messages.copy_fail("client is gone") + (b"" if simple else messages.SYNC)
-    assert server.clean() == b""
-    server.receive(ERROR + IDLE)
-    assert server.clean() is None
-
-
-def test_a_dirty_server_forgets_everything_of_the_client() -> None:
-    """Settings, statements, stale names and pins are gone after DISCARD ALL."""
-    server = new_server()
-    server.adopt(intern({"application_name": "x"}))
-    server.receive(PARSE_COMPLETE + BIND_COMPLETE + command_complete("SELECT 1") + CLOSE_COMPLETE + IDLE)
-    server.query()
-    server.receive(command_complete("LISTEN") + IDLE)
-    assert server.pins
-    server.stale[b"s"] = None
-    steps = cleaned(server, {messages.query("DISCARD ALL"): command_complete("DISCARD ALL") + IDLE})
-    assert steps == [messages.query("DISCARD ALL")]
-    assert (len(server.settings), server.stale, server.pins) == (0, {}, {})
-
-
-# -- settings ------------------------------------------------------------------------------------------------
-
-
-def test_adopted_settings_travel_ahead_and_their_replies_nowhere(way: str) -> None:
-    """One group of ours, then the client's own."""
-    server = new_server()
-    requests = server.adopt(intern({"application_name": "x"}))
-    assert requests.endswith(messages.SYNC)
-    server.query()
-    ours = PARSE_COMPLETE + BIND_COMPLETE + data_row("x") + command_complete("SELECT 1") + CLOSE_COMPLETE
-    ours += messages.parameter_status("application_name", "x") + IDLE
-    assert fed(server.receive, ours + SELECTED + IDLE, way) == SELECTED + IDLE
-    assert server.reported.get("application_name") == "x"
-    assert not server.dirty
-    assert server.adopt(intern({"application_name": "x"})) == b""
-
-
-def test_a_setting_that_fails_ends_the_connection(way: str) -> None:
-    """Nobody is told of an error in what nobody asked for; the server is not what it should be."""
-    server = new_server()
-    server.adopt(intern({"application_name": "x"}))
-    assert fed(server.receive, ERROR, way) == b""
-    assert server.failure is not None

@@ -22,7 +22,6 @@ from trio_pool.protocol.settings import (
     read_options,
     restoration,
 )
-from trio_pool.wire.frames import Assembler
 
 if TYPE_CHECKING:
     from trio_pool.cli.postgres import LocalPostgres
@@ -277,6 +276,6 @@ def test_other_startup_options_are_refused(options: str, problem: str) -> None:
     """With a text that names them, PostgreSQL's own where it has one: what cannot be carried along must not
     be lost.
     """
-    with pytest.raises(ValueError, match="option|value") as caught:
+    with pytest.raises(ValueError, match=r"option|value") as caught:
         read_options(options)
     assert str(caught.value).startswith(problem)

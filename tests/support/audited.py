@@ -50,7 +50,7 @@ class AuditedServer(Server):
 
     def _recycle(self) -> None:
         session = self.session
-        if self.audited or session.keeps or session.dirty or session.listening:
+        if self.audited or session.keeps or session.dirty or session.listening or session.forgets_sequences:
             self.audited = False
             super()._recycle()
             return

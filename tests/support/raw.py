@@ -88,6 +88,19 @@ class RawClient:
         assert len(rows) == 1
         return rows[0]
 
+    def value_or_error(self, sql: str) -> str:
+        """The first column of the only row of a query, or the SQLSTATE with which it fails."""
+        self.send(messages.query(sql))
+        found = [
+            messages.read_error(body).sqlstate
+            if tag == Backend.ERROR_RESPONSE
+            else messages.read_row(body)[0] or ""
+            for tag, body in self.exchange()
+            if tag in (Backend.ERROR_RESPONSE, Backend.DATA_ROW)
+        ]
+        assert len(found) == 1
+        return found[0]
+
     def run(self, sql: str) -> list[ErrorFields]:
         """The errors of a query."""
         self.send(messages.query(sql))

@@ -81,8 +81,8 @@ class Session:
         default=False,
         metadata=about(
             kinds.BOOLEAN,
-            "Reset a server connection after every lease during which a function that is not PostgreSQL's "
-            "own may have run, and ask it for everything that the session holds.",
+            "Trust no text: ask PostgreSQL behind every transaction what the session holds, and reset the "
+            "server connection before its next client. Finds what functions, triggers and views do inside.",
         ),
     )
 

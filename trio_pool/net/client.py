@@ -16,6 +16,7 @@ import trio
 
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net.connection import Connection
+from trio_pool.net.handover import NOT_HANDED_OVER
 from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
@@ -158,6 +159,8 @@ class Client(Connection):
             self.granted(server)
             return
         self.requested_at = self.poller.now
+        if pool.pinned:
+            self.origin.reclaim()
         if self.requested_at + self.origin.database.timeouts.lease_wait < self._sleeping_until:
             self.mailbox.wake()  # once per lease_wait, not once per request: see _deadline
 
@@ -258,6 +261,7 @@ class Client(Connection):
             server.hand_over(self, channels)
         else:
             server.drop_handover()
+            server.session.pins.pop(NOT_HANDED_OVER, None)
             listening.settle(self, channels)
 
     def handed_over(self, channels: frozenset[bytes]) -> None:

@@ -211,6 +211,12 @@ class OriginPool:
             for server in [*self.pool.idle, *self.pool.leased]:
                 server.session.count_sequences()
 
+    def reclaim(self) -> None:
+        """A client waits: take back a server that is kept for nothing that anybody has asked for."""
+        for server in self.pool.pinned:
+            if server.reclaim():
+                return
+
     def _tell(self) -> None:
         attempted, self._attempted = self._attempted, trio.Event()
         attempted.set()

@@ -181,8 +181,7 @@ class Server(Connection):
         elif session.asks is not NOTHING or session.reported is not session.expected:
             self.write(session.inspect(client.names_asked(), lambda found: client.found(found, self)))
         elif session.pins:
-            self._note_pins(client)
-            client.kept()
+            self._keep(client)
         elif client.returns(self):
             self.client = None
             if self.origin.pool.pinned:
@@ -191,6 +190,25 @@ class Server(Connection):
                 self.resume()  # it was paused for the client that it leaves
             self._recycle()
             client.after_lease()
+
+    def _keep(self, client: Leaseholder) -> None:
+        session = self.session
+        session.suspect_again()
+        if session.asks is not NOTHING:
+            self.offer()
+            return
+        self._note_pins(client)
+        client.kept()
+        if self.origin.pool.waiting:
+            self.reclaim()
+
+    def reclaim(self) -> bool:
+        """Give the server up if its client keeps it for no more than the last values of sequences."""
+        if not self.session.can_be_reclaimed or self.client is None or self.client.ending:
+            return False
+        self.session.reclaim()
+        self.offer()
+        return True
 
     def _hands_over(self) -> bool:
         """Whether the lease goes on because what the client listens to is being handed over.
@@ -342,7 +360,7 @@ class Server(Connection):
         """
         if self.session.keeps:
             self.lose(_not_clean("the client left behind what only the end of the connection removes"))
-        elif self.session.dirty or self.session.listening:
+        elif self.session.dirty or self.session.listening or self.session.forgets_sequences:
             if self.state is not ServerState.CLEANING:
                 self.origin.pool.cleaning(self)
             self._start_cleaning()

@@ -297,7 +297,7 @@ class Reception:
             reported,
             max_statements=limits.max_prepared_statements,
             shares=origin.releases,
-            rejects=limits.unpoolable is Unpoolable.REJECT,
+            rejects=origin.releases and limits.unpoolable is Unpoolable.REJECT,
         )
         await conversation.send(greeting)
         client = Client(self.poller, conversation.transport, origin, session, key, peer)

@@ -54,6 +54,9 @@ class BackendSession(ReplyQueue):
         "distrusted",
         "echoes",
         "expected",
+        "failure",
+        "forgets_sequences",
+        "inspected_at",
         "inspecting",
         "keeps",
         "laid",
@@ -94,6 +97,8 @@ class BackendSession(ReplyQueue):
         """What may have changed in the session and is to be asked before the lease can end."""
         self.asks_for: set[str] = set()
         """Parameters that have to be asked for by name, since no view lists them."""
+        self.inspected_at = 0
+        """The number of the group behind the latest question."""
         self.inspecting = False
         """Whether PostgreSQL has been asked and has not answered yet."""
         self.pins: dict[str, None] = {}
@@ -102,6 +107,10 @@ class BackendSession(ReplyQueue):
         """Those of the pins that nothing removes: the connection ends with the lease."""
         self.dirty = False
         """Whether something may be left in the session that the next client must not find."""
+        self.failure: ErrorFields | None = None
+        """The FATAL error with which the server announced its end."""
+        self.forgets_sequences = False
+        """Whether the next client must not find the last values of sequences."""
         self.distrusted = False
         """Whether everything that the client runs is suspected."""
         self.refused: ErrorFields | None = None
@@ -204,6 +213,15 @@ class BackendSession(ReplyQueue):
     @property
     def between_messages(self) -> bool:
         return not self.rest and not self.body_left
+
+    @property
+    def free(self) -> bool:
+        """Whether another client may have this server, as far as the protocol can tell.
+
+        Written out in the hot path as well.
+        """
+        idle = self.status == Status.IDLE
+        return idle and not self.waiting and self.between_messages and self.failure is None
 
     @property
     def may_have_failed(self) -> bool:
@@ -375,6 +393,21 @@ class BackendSession(ReplyQueue):
         self.asks |= Ask.ALL
         self.dirty = self.distrusted = True
 
+    def suspect_again(self) -> None:
+        """Ask for everything once more if something was sent behind the question."""
+        if self.distrusted and (self.sending > self.inspected_at or self.sends_group):
+            self.asks |= Ask.ALL
+
+    @property
+    def can_be_reclaimed(self) -> bool:
+        """Whether nothing but last values of sequences keeps the server, which nobody has asked for yet."""
+        return self.pins.keys() == {SEQUENCES} and not self.counts_sequences and self.free
+
+    def reclaim(self) -> None:
+        """The server is needed more than they are."""
+        self.pins.clear()
+        self.forgets_sequences = True
+
     def keep(self, reasons: Iterable[str]) -> None:
         """Something is about to happen that only the end of the connection takes back."""
         self.keeps.update(reasons)
@@ -391,12 +424,12 @@ class BackendSession(ReplyQueue):
         self.asks_for.clear()  # what is sent from now on is asked for next time
 
         self.inspecting = True
+        self.inspected_at = self.sending + 1
 
         def done() -> None:
             self.inspecting = False
             self._inspected(asked)
-            if self.distrusted and self.waiting:
-                self.asks |= Ask.ALL  # for what was sent behind the question
+            self.suspect_again()
             found(asked)
 
         def failed(_: bytes) -> None:
@@ -418,8 +451,6 @@ class BackendSession(ReplyQueue):
     def discarded(self) -> None:
         """DISCARD ALL has completed."""
         self.deallocated(None)
-        self.rest = b""
-        """The start of a message that is looked into."""
         self.listening, self.silenced, self.mark = False, frozenset(), None
         self.settings = settings.NONE
         self.expected = self.defaults
@@ -450,6 +481,11 @@ class BackendSession(ReplyQueue):
             self.own_group(by_query=True)
             self.unnamed = None
             return messages.query("ROLLBACK")
+        if self.forgets_sequences:
+            self.forgets_sequences = False
+            self.own_group(by_query=True)
+            self.unnamed = None
+            return _query(b"DISCARD SEQUENCES")
         to_discard = self.dirty or self.must_ask or not self.pins.keys() <= self.keeps
         if self.listening and not to_discard:
             return self.unlisten()

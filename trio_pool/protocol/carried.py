@@ -32,7 +32,7 @@ from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from trio_pool.protocol.backend import Preparable
     from trio_pool.protocol.inspection import Inspection
@@ -44,6 +44,7 @@ MAX_STATEMENT = 1 << 24
 """The longest named statement: its text is kept for as long as the client lives."""
 QUIET = Facts()
 """Of texts that are not plain and yet do nothing: SET LOCAL, DDL. Compared by identity."""
+LOAD = "LOAD"
 _NO_ECHOES: deque[bytes] = deque(maxlen=0)
 UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
 
@@ -188,7 +189,7 @@ class CarriedSession:
         """A Query that is not plain; None for the text if it is too long to be known."""
         facts = UNKNOWN if text is None else known_facts(text)
         if self._refuses(facts, server):
-            server.refuse(_refusal(facts))
+            server.refuse(_refusal(self._feature(facts)))
             server.request()
             server.sync()
             return messages.bind(self.registry.nobody, ()) + messages.SYNC
@@ -212,7 +213,7 @@ class CarriedSession:
         Bind was replaced by one that fails.
         """
         if self._refuses(facts, server):
-            server.refuse(_refusal(facts))
+            server.refuse(_refusal(self._feature(facts)))
             return None
         ahead = b""
         if facts.lists_prepared:
@@ -236,7 +237,16 @@ class CarriedSession:
         return ahead
 
     def _refuses(self, facts: Facts, server: ServerSession) -> bool:
-        return self.rejects and facts.pins is not None and server.status != Status.FAILED
+        return self.rejects and server.status != Status.FAILED and self._feature(facts) is not None
+
+    def _feature(self, facts: Facts) -> str | None:
+        """What would pin in a text, or in what it executes by name."""
+        if facts.pins is not None:
+            return facts.pins
+        made = {used.name: used.facts for used in facts.prepared if used.name and used.facts}
+        executed = [used for used in facts.prepared if used.action is PreparedAction.EXECUTE]
+        inner = (self._facts_of_name(used.name, made).pins for used in executed)
+        return next(filter(None, inner), None)
 
     def _laid_out(self, facts: Facts, server: ServerSession) -> bytes:
         """What a Parse or Describe of such a text needs in front of it."""
@@ -263,12 +273,16 @@ class CarriedSession:
             server.asks |= facts.ends
         if Ask.CHANNELS in facts.begins:
             self.may_listen(server)
-        if facts.keeps:
-            server.keep(facts.keeps)
+        kept = facts.keeps
+        if LOAD in kept:
+            kept -= {LOAD}
+            group.effects.append(Effect(b"LOAD\0", partial(server.keep, [LOAD])))
+        if kept:
+            server.keep(kept)
         for name in facts.settings:
             if "." in name:
                 server.asks_for.add(name)
-        if facts.moves_sequences:
+        if facts.moves_sequences and not self.rejects:
             server.pins[SEQUENCES] = None
         if facts.reads_sequences:
             self.registry.on_sequences_read()
@@ -284,6 +298,7 @@ class CarriedSession:
                 tag = b"DEALLOCATE ALL\0" if used.name is None else b"DEALLOCATE\0"
                 group.effects.append(Effect(tag, partial(self._deallocated, used.name, server)))
             elif used.name is not None:
+                self._check_room()
                 inner = used.facts or NOTHING
                 made[used.name] = inner
                 alone = text is not None and text.strip(b"; \n\r\t\f\v") == used.text.strip()
@@ -292,7 +307,7 @@ class CarriedSession:
                     Effect(b"PREPARE\0", partial(self._prepared_by_sql, used.name, statement, server))
                 )
 
-    def _facts_of_name(self, name: bytes | None, made: dict[bytes, Facts]) -> Facts:
+    def _facts_of_name(self, name: bytes | None, made: Mapping[bytes, Facts]) -> Facts:
         """What EXECUTE of a name may do; `made` are those that the same text prepares in front of it."""
         if name is None:
             return NOTHING
@@ -432,9 +447,7 @@ class CarriedSession:
             requests = server.take_name(name)
             server.request()
             return requests + messages.parse(name, rest)
-        if len(names) >= self.max_statements:
-            why = f"too many prepared statements: a client may have {self.max_statements}"
-            self._fail(ClientFault(why, SqlState.LIMIT_EXCEEDED))
+        if not self._check_room():
             return b""
         statement = self._statement(rest, server)
         if server.has_statement(statement) and not server.may_have_failed:
@@ -445,6 +458,14 @@ class CarriedSession:
         edit.action = Action.FORWARD
         self._change(name, statement, edit, server)
         return ahead + requests
+
+    def _check_room(self) -> bool:
+        """Whether the client may have one more prepared statement; otherwise `fault` is set."""
+        if len(self.statements or {}) < self.max_statements:
+            return True
+        why = f"too many prepared statements: a client may have {self.max_statements}"
+        self._fail(ClientFault(why, SqlState.LIMIT_EXCEEDED))
+        return False
 
     def _statement(self, rest: bytes, server: ServerSession) -> Statement:
         """The statement with this content, under the settings that change what a text means. While these are
@@ -517,10 +538,10 @@ class CarriedSession:
         self.fault = fault
 
 
-def _refusal(facts: Facts) -> bytes:
+def _refusal(feature: str | None) -> bytes:
     return messages.error(
         SqlState.FEATURE_NOT_SUPPORTED,
-        f"{facts.pins} cannot be used through this connection pool",
+        f"{feature} cannot be used through this connection pool",
         detail="It would tie the client to one server connection, and the pool is configured with "
         'unpoolable = "reject".',
         hint="Connect to PostgreSQL directly, or use a pool in session mode.",

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_pool.protocol.settings import Settings
-    from trio_pool.wire.messages import ErrorFields
 
 MAX_HELD = 1 << 20
 """The longest message that is looked into; ErrorResponses beyond it pass unread."""
@@ -92,7 +91,6 @@ class ServerSession(BackendSession):
         "_replacement",
         "clean_tags",
         "drop_body",
-        "failure",
         "held_end",
         "on_plans_changed",
         "quiet_failed",
@@ -119,8 +117,6 @@ class ServerSession(BackendSession):
         must be prepared anew.
         """
         self.clean_tags = CLEAN
-        self.failure: ErrorFields | None = None
-        """The FATAL error with which the server announced its end."""
         self.held_end = b""
         """A ReadyForQuery that waits for a group of ours (see `Group.holds_end`)."""
         self._replacement = b""
@@ -130,14 +126,6 @@ class ServerSession(BackendSession):
         """From now on whoever may move a sequence keeps the server: its clients ask for currval."""
         self.counts_sequences = True
         self.clean_tags = CLEAN - MOVING
-
-    @property
-    def free(self) -> bool:
-        """Whether another client may have this server, as far as the protocol can tell.
-
-        Written out in the hot path as well.
-        """
-        return not self.waiting and self.status == IDLE and self.between_messages and self.failure is None
 
     # -- what arrives ----------------------------------------------------------------------------------------
 
