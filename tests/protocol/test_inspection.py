@@ -15,6 +15,7 @@ from tests.support.lease import (
     IDLE,
     SELECTED,
     Lease,
+    adopted,
     adoption,
     new_client,
     new_server,
@@ -30,7 +31,7 @@ from trio_pool.protocol.inspection import Inspection, request
 from trio_pool.protocol.settings import NONE, intern
 from trio_pool.wire import messages
 from trio_pool.wire.frames import Assembler
-from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
+from trio_pool.wire.messages import BIND_COMPLETE, PARSE_COMPLETE, command_complete
 
 if TYPE_CHECKING:
     from trio_pool.cli.postgres import LocalPostgres
@@ -413,9 +414,9 @@ def test_prepared_statements_that_sql_deallocated_unseen_are_gone(way: str) -> N
     assert lease.asks(query("EXECUTE s")) == query("EXECUTE s")
 
 
-def test_a_client_without_a_name_of_its_own_is_asked_about_all_the_same() -> None:
-    """The settings of StartupMessage are named, too."""
-    lease = Lease(new_client(settings=intern({"my.a": "x"})))
-    lease.asks(query("SET work_mem = '4MB'"))
-    assert lease.client.names_asked() == ["my.a"]
-    assert CLOSE_COMPLETE in told()
+def test_parameters_of_startup_are_asked_for_by_name_as_well(way: str) -> None:
+    """If no view lists them."""
+    lease = Lease(new_client(settings=intern({"my.a": "x", "work_mem": "4MB"})), way=way)
+    lease.asks(query("SET TimeZone = 'UTC'"))
+    lease.answers(adopted("x", "4MB") + command_complete("SET") + IDLE)
+    assert lease.inspects() == request(Ask.SETTINGS, ["my.a"])
