@@ -155,6 +155,7 @@ async def test_a_cancel_goes_over_tls(postgres: LocalPostgres) -> None:
     async with pooler(origin_url(postgres, sslmode), pool_size=1) as running, await running.log_in() as peer:
         await peer.send(messages.query(SLEEP))
         assert await cancel_until_told(running, peer) == "57014"
+        await running.until(lambda: len(running.origin.pool.idle) == 1)
         async with watcher(postgres) as superuser:
             (server,) = running.origin.pool.idle
             ssl = await superuser.rows(
@@ -202,18 +203,18 @@ async def test_a_server_is_not_reused_while_a_cancel_is_under_way() -> None:
         await running.log_in() as peer,
         await running.log_in() as other,
     ):
-        await peer.send(messages.query("slow"))
+        await peer.send(messages.query("select slow"))
         await leasing(running)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.request_cancel)
             assert [error.sqlstate for error in await peer.errors()] == ["57014"]
             await running.until(lambda: running.origin.pool.statistics().cancelling == 1)
-            await other.send(messages.query("other"))
+            await other.send(messages.query("select other"))
             await running.until(lambda: len(running.origin.pool.waiting) > 0)
-            assert asked == [b"slow\0"]
+            assert asked == [b"select slow\0"]
             signalled.set()
             assert await other.read_rows() == ["1"]
-        assert asked == [b"slow\0", b"other\0"]
+        assert asked == [b"select slow\0", b"select other\0"]
         await running.at_rest(clients=2)
 
 
@@ -239,7 +240,7 @@ async def test_a_cancel_that_does_not_end_holds_the_server_for_a_bounded_time(en
         pooler(origins.url(origin.port), pool_size=1, timeouts=timeouts) as running,
         await running.log_in() as peer,
     ):
-        await peer.send(messages.query("slow"))
+        await peer.send(messages.query("select slow"))
         await leasing(running)
         if ending == "refused":
             origin.listening.cancel()
@@ -247,7 +248,7 @@ async def test_a_cancel_that_does_not_end_holds_the_server_for_a_bounded_time(en
         with trio.fail_after(2):
             await peer.request_cancel()
             assert await peer.read_rows() == ["0"]
-            assert await peer.rows("quick") == ["0"]
+            assert await peer.rows("select quick") == ["0"]
         assert bool(running.log.find("a cancel request failed")) is (ending == "refused")
 
 
@@ -280,7 +281,7 @@ async def test_a_flood_of_cancels_is_bounded() -> None:
         pooler(origins.url(origin.port), pool_size=1) as running,
         await running.log_in() as peer,
     ):
-        await peer.send(messages.query("slow"))
+        await peer.send(messages.query("select slow"))
         await leasing(running)
         async with trio.open_nursery() as nursery:
             for _ in range(100):

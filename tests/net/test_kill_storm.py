@@ -24,6 +24,7 @@ from tests.net.harness import Running, pooler, watcher
 from tests.net.peer import Peer
 from tests.support.killable import MARKER, STATES, TABLE
 from tests.support.target import DATABASE, PASSWORD, USER
+from trio_pool.net.listening import APPLICATION_NAME
 from trio_pool.pooling.pool import ServerState
 
 if TYPE_CHECKING:
@@ -125,9 +126,12 @@ async def watch_states(running: Running, pool_size: int) -> None:
 
 
 def count_backends_but(strangers: list[str]) -> str:
-    """SQL that counts the backends of the tests' user which were not there before."""
+    """SQL that counts the backends of the tests' user which were not there before, but for the one that
+    listens for all clients.
+    """
     return (
         f"select count(*) from pg_stat_activity where usename = '{USER}' and "
+        f"application_name <> '{APPLICATION_NAME}' and "
         f"pid <> all('{{{','.join(strangers)}}}')"
     )
 
