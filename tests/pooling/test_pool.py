@@ -153,6 +153,78 @@ def test_min_size_is_asked_for() -> None:
     assert not subject.wants_server
 
 
+# -- pins ----------------------------------------------------------------------------------------------------
+
+
+def leased(subject: AnyPool) -> Server:
+    """A server that a client has."""
+    server = join(subject)
+    assert subject.acquire(Client()) is server
+    return server
+
+
+def test_a_pin_is_new_once_and_gone_once() -> None:
+    """So that it can be logged once, however often the server says that it is still there."""
+    subject = pool(1)
+    server = leased(subject)
+    assert subject.pin(server, ["lock", "LOAD"], 1.0) == ({"lock", "LOAD"}, set())
+    assert subject.pin(server, ["LOAD", "lock"], 2.0) == (set(), set())
+    assert subject.pin(server, ["LOAD", "cursor"], 3.0) == ({"cursor"}, {"lock"})
+    assert subject.pin(server, [], 4.0) == (set(), {"LOAD", "cursor"})
+    assert subject.pin(server, [], 5.0) == (set(), set())
+
+
+def test_a_pin_keeps_the_time_at_which_it_began() -> None:
+    """Whatever is added or taken away beside it."""
+    subject = pool(1)
+    server = leased(subject)
+    subject.pin(server, ["lock"], 1.0)
+    subject.pin(server, ["lock", "cursor"], 2.0)
+    assert subject.pinned == {server: {"lock": 1.0, "cursor": 2.0}}
+    subject.pin(server, ["cursor"], 3.0)
+    subject.pin(server, ["lock", "cursor"], 4.0)
+    assert subject.pinned == {server: {"lock": 4.0, "cursor": 2.0}}
+
+
+def test_pins_are_counted_by_reason() -> None:
+    """Since the start, and how many servers are pinned now."""
+    subject = pool(2)
+    first, second = leased(subject), leased(subject)
+    subject.pin(first, ["lock"], 1.0)
+    subject.pin(second, ["lock", "LOAD"], 1.0)
+    assert (subject.statistics().pinned, subject.statistics().pins) == (2, {"lock": 2, "LOAD": 1})
+    subject.pin(first, [], 2.0)
+    subject.pin(first, ["lock"], 3.0)
+    assert (subject.statistics().pinned, subject.statistics().pins) == (2, {"lock": 3, "LOAD": 1})
+    subject.pin(first, [], 4.0)
+    subject.pin(second, [], 4.0)
+    assert (subject.statistics().pinned, subject.statistics().pins) == (0, {"lock": 3, "LOAD": 1})
+
+
+def test_a_pinned_server_stays_leased() -> None:
+    """Nobody else gets it, and it takes its place in the pool."""
+    subject = pool(1)
+    server = leased(subject)
+    subject.pin(server, ["lock"], 1.0)
+    waiting = Client()
+    assert subject.acquire(waiting) is None
+    subject.check()
+    assert not subject.wants_server
+    subject.pin(server, [], 2.0)
+    subject.release(server)
+    assert waiting.server is server
+    subject.check()
+
+
+def test_a_snapshot_of_pins_is_one() -> None:
+    """It does not change behind the back of who has it."""
+    subject = pool(1)
+    server = leased(subject)
+    before = subject.statistics()
+    subject.pin(server, ["lock"], 1.0)
+    assert (before.pinned, before.pins) == (0, {})
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Random use of a pool, beside the plainest model of it: who has what, and who waits in which order."""
 
@@ -164,6 +236,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.servers: list[Server] = []
         self.queue: list[Client] = []
         self.holders: dict[Server, Client] = {}
+        self.pins: dict[Server, dict[str, float]] = {}
+        self.now = 0.0
 
     def grow(self) -> None:
         self.grown += 1
@@ -210,9 +284,24 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.left(slot)
 
     @precondition(lambda self: self.holders)
+    @rule(data=st.data(), reasons=st.sets(st.sampled_from(["lock", "cursor", "LOAD"])))
+    def pin(self, data: st.DataObject, reasons: set[str]) -> None:
+        server = data.draw(st.sampled_from(list(self.holders)))
+        self.pin_for(server, reasons)
+
+    def pin_for(self, server: Server, reasons: set[str]) -> None:
+        self.now += 1
+        before = self.pins.pop(server, {})
+        new, gone = self.pool.pin(server, reasons, self.now)
+        assert (new, gone) == (reasons - before.keys(), before.keys() - reasons)
+        if reasons:
+            self.pins[server] = {reason: before.get(reason, self.now) for reason in reasons}
+
+    @precondition(lambda self: self.holders)
     @rule(data=st.data(), how=st.sampled_from(["release", "cleaning", "cancelling", "left"]))
     def end_lease(self, data: st.DataObject, how: str) -> None:
         server = data.draw(st.sampled_from(list(self.holders)))
+        self.pin_for(server, set())
         del self.holders[server]
         self.end(server, how)
 
@@ -252,6 +341,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.check()
         assert list(self.pool.waiting) == self.queue
         assert self.pool.leased == self.holders
+        assert self.pool.pinned == self.pins
+        assert self.pool.statistics().pinned == len(self.pins)
         assert self.pool.servers == len(self.servers) + len(self.slots) <= 3
 
     @invariant()

@@ -37,7 +37,8 @@ from tests.support.requests import (
     read_replies,
 )
 from tests.support.threeways import WAYS, fed
-from trio_pool.protocol.client import MAX_STATEMENT, STREAMED, ClientSession, ClientState
+from trio_pool.protocol.carried import MAX_STATEMENT
+from trio_pool.protocol.client import STREAMED, ClientSession, ClientState
 from trio_pool.protocol.settings import NONE, intern
 from trio_pool.wire import messages
 from trio_pool.wire.frames import MAX_LARGE, MAX_SMALL

@@ -14,9 +14,11 @@ from tests.support.lease import (
     PREFIX,
     SELECTED,
     Lease,
+    adopted,
     adoption,
     new_client,
     new_server,
+    ours,
 )
 from tests.support.requests import (
     FLUSH,
@@ -31,13 +33,15 @@ from tests.support.requests import (
 )
 from tests.support.threeways import WAYS, fed
 from trio_pool.protocol.client import ClientState
-from trio_pool.protocol.settings import intern
+from trio_pool.protocol.settings import NONE, intern
 from trio_pool.protocol.statements import StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio_pool.protocol.settings import Settings
 
 NAME_1, NAME_2, NAME_3 = (f"{PREFIX.decode()}{number}" for number in (1, 2, 3))
 TEXT_1, TEXT_2 = "SELECT $1::text", "SELECT 'b'"
@@ -295,6 +299,109 @@ def test_what_one_client_discards_another_gets_again(text: str, way: str) -> Non
         second.is_told()
     second.ends()
     assert first.asks(bind("s1", "a") + SYNC) == parse(NAME_1, TEXT_1) + bind(NAME_1, "a") + SYNC
+
+
+# -- what a text means ---------------------------------------------------------------------------------------
+
+
+def prepares(lease: Lease, settings: Settings, ready: bytes = IDLE) -> str:
+    """The client, on a new server, prepares a text; returns our name of it."""
+    parsed = parse("s", TEXT_1) + SYNC
+    sent = lease.asks(parsed)
+    ahead = adoption(*[text for pair in settings.items() for text in pair]) if settings else b""
+    assert sent.startswith(ahead)
+    name = sent.removeprefix(ahead)[5:].partition(b"\0")[0].decode()
+    assert sent == ahead + parse(name, TEXT_1) + SYNC
+    replies = (adopted(*dict(settings.items()).values()) if settings else b"") + PARSE_COMPLETE + ready
+    assert lease.answers(replies) == PARSE_COMPLETE + ready
+    return name
+
+
+def test_a_text_is_shared_by_those_for_whom_it_means_the_same(way: str) -> None:
+    """Where names are looked for and who looks is part of the content; other settings are not."""
+    registry = StatementRegistry(PREFIX)
+    leases, found = [], []
+    for values in (
+        {},
+        {"search_path": "a"},
+        {"search_path": "a", "work_mem": "4MB"},
+        {"work_mem": "4MB"},
+        {"search_path": "b"},
+        {"role": "r"},
+    ):
+        settings = intern(values)
+        leases.append(Lease(new_client(registry, settings), way=way))
+        found.append(prepares(leases[-1], settings))
+    assert found == [f"{PREFIX.decode()}{number}" for number in (1, 2, 2, 1, 3, 4)]
+
+
+@pytest.mark.parametrize("ahead", ["SET LOCAL search_path = a", "SET search_path = a", "SET LOCAL ROLE r"])
+def test_while_the_meaning_is_not_known_a_statement_is_private(ahead: str, way: str) -> None:
+    """It was read under settings that nobody has been asked about: another client does not get it, and it is
+    the client's own as long as it has the name.
+    """
+    registry, server = StatementRegistry(PREFIX), new_server()
+    lease = Lease(new_client(registry), server, way)
+    lease.asks(query("BEGIN") + query(ahead))
+    lease.answers(command_complete("BEGIN") + BUSY + command_complete("SET") + BUSY)
+    assert prepares(lease, NONE, BUSY) == NAME_1
+    lease.asks(query("ROLLBACK"))
+    lease.answers(command_complete("ROLLBACK") + IDLE)
+    if lease.server.must_ask:
+        lease.is_told()
+    lease.ends()
+    other = Lease(new_client(registry), server, way)
+    assert prepares(other, NONE) == NAME_2
+    other.ends()
+    assert lease.asks(bind("s", "a") + SYNC) == bind(NAME_1, "a") + SYNC
+
+
+def test_with_the_answer_the_meaning_is_known_again(way: str) -> None:
+    """A pinned client goes on sharing."""
+    registry, server = StatementRegistry(PREFIX), new_server()
+    lease = Lease(new_client(registry), server, way)
+    lease.asks(query("SET search_path = a"))
+    lease.answers(command_complete("SET") + IDLE)
+    lease.is_told(("setting", "search_path", "a"))
+    assert prepares(lease, NONE) == NAME_1
+    a = intern({"search_path": "a"})
+    assert prepares(Lease(new_client(registry, a), way=way), a) == NAME_1
+
+
+def test_statements_that_name_sql_prepared_ones_are_private(way: str) -> None:
+    """The same words execute what each client has prepared."""
+    registry, names = StatementRegistry(PREFIX), []
+    for _ in range(2):
+        lease = Lease(new_client(registry), way=way)
+        lease.asks(query("PREPARE p AS SELECT 1"))
+        lease.answers(command_complete("PREPARE") + IDLE)
+        sent = lease.asks(parse("s", "EXECUTE p") + SYNC)
+        names.append(sent[5:].partition(b"\0")[0])
+        assert sent == parse(names[-1].decode(), "EXECUTE p") + SYNC
+    assert len({*names}) == 2
+
+
+def test_a_text_is_read_again_as_it_was_read_first(way: str) -> None:
+    """On a server that lacks it: how strings are read then is set for a moment, within the client's group."""
+    strings = "standard_conforming_strings"
+    lease = Lease(new_client(settings=intern({strings: "off"})), way=way)
+    prepares(lease, intern({strings: "off"}))
+    lease.asks(query(f"SET {strings} = on; SET client_encoding = 'LATIN1'"))
+    lease.answers(command_complete("SET") * 2 + IDLE)
+    lease.is_told(("setting", strings, "on"), ("setting", "client_encoding", "LATIN1"))
+    lease.moves_to(new_server())
+    there = ours("SET client_encoding TO DEFAULT") + ours(f"SET {strings} TO 'off'")
+    back = ours("SET client_encoding TO 'LATIN1'") + ours(f"SET {strings} TO 'on'")
+    sent = lease.asks(bind("s", "a") + execute() + SYNC)
+    run = bind(NAME_1, "a") + execute() + SYNC
+    assert (
+        sent
+        == adoption(strings, "on", "client_encoding", "LATIN1") + there + parse(NAME_1, TEXT_1) + back + run
+    )
+    passed = (PARSE_COMPLETE + BIND_COMPLETE + command_complete("SET")) * 2
+    replies = adopted("on", "LATIN1") + passed + PARSE_COMPLETE + passed
+    answer = BIND_COMPLETE + SELECTED + IDLE
+    assert lease.answers(replies + answer) == answer
 
 
 # -- the unnamed statement -----------------------------------------------------------------------------------

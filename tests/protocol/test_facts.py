@@ -39,6 +39,10 @@ def settings(*names: str) -> Facts:
     return Facts(**BOTH, settings=frozenset(names))
 
 
+def resets(name: str, *others: str) -> Facts:
+    return Facts(**BOTH, settings=frozenset({name, *others}), resets=frozenset({name}))
+
+
 def computed() -> Facts:
     return Facts(**BOTH, keeps=frozenset({COMPUTED}), pins=COMPUTED)
 
@@ -137,23 +141,23 @@ HARMLESS = [
 CASES: dict[str, Facts] = {
     # settings
     "SET work_mem = '1MB'": settings("work_mem"),
-    "set session Work_Mem to default": settings("work_mem"),
+    "set session Work_Mem to default": resets("work_mem"),
     'SET "Work_Mem" = 1': settings("work_mem"),
     "SET my.Var = 1": settings("my.var"),
     "SET work_mem FROM CURRENT": settings("work_mem"),
-    "RESET work_mem": settings("work_mem"),
-    "RESET ALL": settings(),
+    "RESET work_mem": resets("work_mem"),
+    "RESET ALL": Facts(**BOTH, resets_all=True),
     "SET TIME ZONE 'UTC'": settings("timezone"),
-    "SET TIME ZONE LOCAL": settings("timezone"),
-    "RESET TIME ZONE": settings("timezone"),
+    "SET TIME ZONE LOCAL": resets("timezone"),
+    "RESET TIME ZONE": resets("timezone"),
     "SET NAMES 'utf8'": settings("client_encoding"),
     "SET SCHEMA 'a'": settings("search_path"),
     "SET XML OPTION DOCUMENT": settings("xmloption"),
     "SET ROLE a": settings("role"),
     "SET ROLE NONE": settings("role"),
-    "RESET ROLE": settings("role"),
+    "RESET ROLE": resets("role"),
     "SET SESSION AUTHORIZATION a": settings("session_authorization", "role"),
-    "RESET SESSION AUTHORIZATION": settings("session_authorization", "role"),
+    "RESET SESSION AUTHORIZATION": resets("session_authorization", "role"),
     "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY, ISOLATION LEVEL SERIALIZABLE": settings(
         "default_transaction_isolation", "default_transaction_read_only"
     ),

@@ -33,9 +33,10 @@ _moves: st.SearchStrategy[list[Move]] = st.lists(
 class Sender:
     """A client of the relay, and what it remembers of its own requests."""
 
-    def __init__(self, relay: Relay, name: str) -> None:
+    def __init__(self, relay: Relay, name: str, *, with_startup: bool) -> None:
         self.name = name
-        self.client: Client = relay.connect(name)
+        startup = {"application_name": f"{name} at start"} if with_startup else {}
+        self.client: Client = relay.connect(name, startup)
         self.number = 0
         self.changed: set[str] = set()
         self.knows_unnamed = True
@@ -70,16 +71,18 @@ class RelayMachine(RuleBasedStateMachine):
         servers=st.integers(1, 2),
         max_statements=st.integers(1, 3),
         seed=st.one_of(st.none(), st.integers(0, 1000)),
+        with_startup=st.booleans(),
     )
-    def begin(self, servers: int, max_statements: int, seed: int | None) -> None:
+    def begin(self, servers: int, max_statements: int, seed: int | None, with_startup: bool) -> None:
         noise = None if seed is None else random.Random(seed)
         self.relay = Relay(servers, max_statements, noise)
         self.names = 0
+        self.with_startup = with_startup
         self.senders = [self._sender() for _ in range(CLIENTS)]
 
     def _sender(self) -> Sender:
         self.names += 1
-        return Sender(self.relay, f"c{self.names}")
+        return Sender(self.relay, f"c{self.names}", with_startup=self.with_startup and self.names % 3 > 0)
 
     # -- what happens ----------------------------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_pool.protocol.replies import COMPLETIONS, PLAIN, QUERY, SYNCED, Action, Edit, Group
+from trio_pool.protocol.replies import COMPLETIONS, PLAIN, QUERY, SYNCED, Action, Edit, Effect, Group
 from trio_pool.wire.tags import Backend
 
 
@@ -71,6 +73,30 @@ def test_each_edit_is_either_done_or_undone(actions: list[Action], completions: 
         subject.complete()
     subject.undo()
     assert sorted(recorder.done + recorder.undone) == list(range(len(actions)))
+
+
+def test_effects_are_applied_when_their_commands_complete() -> None:
+    """By command tags, those of one tag in sequence; what never completes has no effect."""
+    seen: list[str] = []
+    tags = [b"LOAD\0", b"PREPARE\0", b"PREPARE\0", b"DEALLOCATE\0"]
+    names = ["load", "first", "second", "deallocate"]
+    effects = [Effect(tag, partial(seen.append, name)) for tag, name in zip(tags, names, strict=True)]
+    subject = Group(effects=effects)
+    for tag in (b"SELECT 1\0", b"PREPARE\0", b"LOAD\0", b"DEALLOCATE ALL\0", b"PREPARE\0", b"PREPARE\0"):
+        subject.completed(tag)
+    assert seen == ["first", "load", "second"]
+
+
+def test_a_group_that_ends_another_has_what_that_had() -> None:
+    """When the server ignores a Sync."""
+    recorder = Recorder()
+    first, second = group([recorder.edit(1, 0, Action.FORWARD)]), group([recorder.edit(2, 1, Action.FORWARD)])
+    second.effects = [Effect(b"PREPARE\0", lambda: None)]
+    second.explained = second.unknown = True
+    second.excuse = b"excuse"
+    first.absorb(second)
+    assert (len(first.edits), len(first.effects), first.excuse) == (2, 1, b"excuse")
+    assert (first.explained, first.unknown) == (True, True)
 
 
 def test_the_shared_groups_are_never_edited() -> None:

@@ -1,4 +1,4 @@
-"""SQL's PREPARE, EXECUTE and DEALLOCATE: what a client has prepared follows it, under its own names, and nobody
+"""SQL PREPARE, EXECUTE and DEALLOCATE: what a client has prepared follows it, under its own names, and nobody
 else finds it.
 """
 
@@ -20,11 +20,12 @@ from tests.support.lease import (
 )
 from tests.support.requests import SYNC, bind, close, describe, execute, parse, query
 from tests.support.threeways import WAYS
+from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.statements import StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
 
-NAME_1 = f"{PREFIX.decode()}1"
+NAME_1, NAME_2 = (f"{PREFIX.decode()}{number}" for number in (1, 2))
 PREPARE = "PREPARE s AS SELECT 'a'"
 PREPARED, DEALLOCATED = command_complete("PREPARE"), command_complete("DEALLOCATE")
 LAID = PARSE_COMPLETE + BIND_COMPLETE + PREPARED
@@ -126,17 +127,26 @@ def test_what_is_deallocated_is_gone_everywhere(text: str, lease: Lease) -> None
     assert lease.answers(UNKNOWN + IDLE) == UNKNOWN + IDLE
 
 
-def test_deallocating_on_another_server_finds_something_to_deallocate(lease: Lease) -> None:
-    """Otherwise it would fail there."""
-    has_prepared(lease)
+@pytest.mark.parametrize("before", [query(PREPARE), parse("s", "SELECT * FROM t") + SYNC])
+def test_deallocating_on_another_server_finds_something_to_deallocate(before: bytes, lease: Lease) -> None:
+    """Otherwise it would fail there. What it finds is nothing that could not be prepared any more."""
+    lease.asks(before)
+    lease.answers((PREPARED if before == query(PREPARE) else PARSE_COMPLETE) + IDLE)
     lease.moves_to(new_server())
-    sent = lease.asks(query("DEALLOCATE s"))
-    assert sent.endswith(SYNC + query("DEALLOCATE s"))
-    laid = sent.removesuffix(query("DEALLOCATE s"))
-    replies = PARSE_COMPLETE if laid == parse("s", "") + SYNC else LAID
-    assert lease.answers(replies + IDLE + DEALLOCATED + IDLE) == DEALLOCATED + IDLE
+    assert lease.asks(query("DEALLOCATE s")) == parse("s", "") + SYNC + query("DEALLOCATE s")
+    assert lease.answers(PARSE_COMPLETE + IDLE + DEALLOCATED + IDLE) == DEALLOCATED + IDLE
     assert names(lease) == []
     assert b"s" not in lease.server.laid
+
+
+def test_a_name_in_use_is_in_use_on_another_server(lease: Lease) -> None:
+    """PREPARE of it fails in PostgreSQL's words, and EXECUTE finds the first one."""
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    text = query("PREPARE s AS SELECT 'b'")
+    assert lease.asks(text) == parse("s", "") + SYNC + text
+    assert lease.answers(PARSE_COMPLETE + IDLE + TAKEN + IDLE) == TAKEN + IDLE
+    assert lease.asks(query("EXECUTE s")) == close("s") + ours(PREPARE) + SYNC + query("EXECUTE s")
 
 
 def test_names_are_folded_and_quoted_as_postgresql_does(lease: Lease) -> None:
@@ -293,9 +303,33 @@ def test_a_statement_that_executes_another_gets_it_when_it_is_prepared(lease: Le
     lease.asks(parse("e", "EXECUTE s") + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     lease.moves_to(new_server())
+    prepared = parse(NAME_2, "EXECUTE s")
     sent = lease.asks(describe("e") + SYNC)
-    name = next(iter(lease.server.statements.present)).name.decode()
-    assert sent == ours(PREPARE) + SYNC + parse(name, "EXECUTE s") + describe(name) + SYNC
+    assert sent == ours(PREPARE) + SYNC + prepared + describe(NAME_2) + SYNC
+
+
+def test_a_description_of_what_executes_another_finds_it(way: str) -> None:
+    """Also where the statement itself is there already, and the name stands for somebody else's."""
+    registry, server = StatementRegistry(PREFIX), new_server()
+    lease = has_prepared(Lease(new_client(registry), server, way))
+    lease.asks(parse("e", "EXECUTE s") + SYNC)
+    lease.answers(PARSE_COMPLETE + IDLE)
+    lease.ends()
+    other = Lease(new_client(registry), server, way)
+    other.asks(query("PREPARE s AS SELECT 1"))
+    other.answers(CLOSE_COMPLETE + IDLE + PREPARED + IDLE)
+    other.ends()
+    assert lease.asks(describe("e") + SYNC) == close("s") + ours(PREPARE) + SYNC + describe(NAME_2) + SYNC
+
+
+def test_executing_a_prepare_is_asked_about(lease: Lease) -> None:
+    """The protocol can prepare it, and nobody counts what it makes under which name."""
+    lease.asks(parse("p", PREPARE) + SYNC)
+    lease.answers(PARSE_COMPLETE + IDLE)
+    lease.asks(query("EXECUTE p"))
+    assert lease.answers(PARSE_COMPLETE + IDLE + PREPARED + IDLE) == PREPARED + IDLE
+    assert lease.server.asks == Ask.ALL
+    assert lease.server.keeps == {"SQL PREPARE"}
 
 
 def test_laid_out_names_are_bounded(way: str) -> None:
@@ -333,7 +367,7 @@ def test_in_a_failed_transaction_the_error_is_its_own(lease: Lease) -> None:
     """What is laid out fails as the client's own request does; afterwards it is laid out again."""
     has_prepared(lease)
     lease.moves_to(new_server())
-    lease.asks(query("BEGIN") + query("ERROR"))
+    lease.asks(query("BEGIN") + query("SELECT 1/0"))
     lease.answers(command_complete("BEGIN") + BUSY + ERROR + FAILED)
     assert lease.asks(query("EXECUTE s")) == ours(PREPARE) + SYNC + query("EXECUTE s")
     assert lease.answers(ABORTED + FAILED + ABORTED + FAILED) == ABORTED + FAILED
@@ -388,3 +422,106 @@ def test_executing_what_a_pipeline_has_just_prepared_does_so_too(lease: Lease) -
     lease.asks(parse("", prepare) + bind("") + execute() + run + SYNC)
     lease.answers(LAID + EXECUTED + IDLE)
     assert lease.server.must_ask
+
+
+# -- pipelines -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_pipeline_changes_is_not_laid_out_over(lease: Lease) -> None:
+    """A name that is deallocated and prepared again, unanswered, is what the pipeline has made of it."""
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    again = query("DEALLOCATE s") + query("PREPARE s AS SELECT 'b'") + query("EXECUTE s")
+    assert lease.asks(again) == parse("s", "") + SYNC + again
+    replies = DEALLOCATED + IDLE + PREPARED + IDLE + SELECTED + IDLE
+    assert lease.answers(PARSE_COMPLETE + IDLE + replies) == replies
+    assert lease.asks(query("EXECUTE s")) == query("EXECUTE s")
+
+
+def test_a_group_does_not_rely_on_what_an_earlier_one_lays_out(lease: Lease) -> None:
+    """That may have been skipped behind an error."""
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    failing = bind("unknown") + parse("", "EXECUTE s") + bind("") + execute() + SYNC
+    run = parse("", "EXECUTE s") + bind("") + execute() + SYNC
+    sent = lease.asks(failing + run)
+    skipped = bind("unknown") + ours(PREPARE) + parse("", "EXECUTE s") + bind("") + execute() + SYNC
+    assert sent == skipped + close("s") + ours(PREPARE) + SYNC + run
+    replies = CLOSE_COMPLETE + LAID + IDLE
+    assert lease.answers(UNKNOWN + IDLE + replies + EXECUTED + IDLE) == UNKNOWN + IDLE + EXECUTED + IDLE
+    assert lease.asks(query("EXECUTE s")) == query("EXECUTE s")
+
+
+def test_what_is_laid_out_in_a_transaction_that_fails_is_laid_out_again(lease: Lease) -> None:
+    """In a pipeline that ends the transaction and goes on."""
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    lease.asks(query("BEGIN"))
+    lease.answers(command_complete("BEGIN") + BUSY)
+    run, laid = query("EXECUTE s"), ours(PREPARE) + SYNC
+    sent = lease.asks(query("SELECT 1/0") + run + query("ROLLBACK") + run)
+    assert sent == query("SELECT 1/0") + laid + run + query("ROLLBACK") + close("s") + laid + run
+    failed = ERROR + FAILED + (ABORTED + FAILED) * 2 + command_complete("ROLLBACK") + IDLE
+    expected = ERROR + FAILED + ABORTED + FAILED + command_complete("ROLLBACK") + IDLE + SELECTED + IDLE
+    assert lease.answers(failed + CLOSE_COMPLETE + LAID + IDLE + SELECTED + IDLE) == expected
+
+
+def test_what_was_laid_out_behind_deallocate_all_is_not_forgotten(way: str) -> None:
+    """Somebody else would find it."""
+    lease = has_prepared(Lease(way=way))
+    lease.moves_to(new_server())
+    pipeline = query("DEALLOCATE ALL") + parse("t", "SELECT 1") + SYNC + query("EXECUTE t")
+    sent = lease.asks(pipeline)
+    laid = parse("t", "SELECT 1") + SYNC
+    assert sent == query("DEALLOCATE ALL") + parse(NAME_1, "SELECT 1") + SYNC + laid + query("EXECUTE t")
+    replies = command_complete("DEALLOCATE ALL") + IDLE + PARSE_COMPLETE + IDLE
+    assert lease.answers(replies + PARSE_COMPLETE + IDLE + SELECTED + IDLE) == replies + SELECTED + IDLE
+    lease.ends()
+    other = Lease(new_client(), lease.server, way)
+    assert other.asks(query("EXECUTE t")) == close("t") + SYNC + query("EXECUTE t")
+
+
+def test_a_close_of_somebody_elses_that_is_skipped_is_sent_again(way: str) -> None:
+    """Room was to be made in a group that failed; the name is still there."""
+    server = new_server(max_statements=1)
+    other = has_prepared(Lease(server=server, way=way), "PREPARE o AS SELECT 'o'")
+    other.ends()
+    lease = has_prepared(Lease(new_client(), new_server(), way))
+    lease.moves_to(server)
+    sent = lease.asks(bind("unknown") + parse("", "EXECUTE s") + SYNC)
+    assert sent == bind("unknown") + close("o") + ours(PREPARE) + parse("", "EXECUTE s") + SYNC
+    assert lease.answers(UNKNOWN + IDLE) == UNKNOWN + IDLE
+    assert lease.asks(query("EXECUTE o")) == close("o") + SYNC + query("EXECUTE o")
+
+
+def test_a_statement_that_executes_itself_is_postgresqls_problem(lease: Lease) -> None:
+    """Its stack is limited, and so is ours."""
+    assert lease.asks(parse("e", "EXECUTE e") + SYNC) == parse(NAME_2, "EXECUTE e") + SYNC
+    lease.answers(PARSE_COMPLETE + IDLE)
+    run = bind(NAME_2) + execute() + SYNC
+    assert lease.asks(bind("e") + execute() + SYNC) == parse("e", "EXECUTE e") + SYNC + run
+
+
+def test_names_of_what_is_executed_are_laid_out_as_well(lease: Lease) -> None:
+    """A statement of the protocol may be an EXECUTE itself; what it needs goes first."""
+    has_prepared(lease)
+    lease.asks(parse("e", "EXECUTE s") + SYNC)
+    lease.answers(PARSE_COMPLETE + IDLE)
+    lease.moves_to(new_server())
+    laid = ours(PREPARE) + SYNC + parse("e", "EXECUTE s") + SYNC
+    assert lease.asks(query("EXECUTE e")) == laid + query("EXECUTE e")
+
+
+def test_a_query_that_may_be_skipped_is_not_ended_by_a_sync_of_ours(lease: Lease) -> None:
+    """The client sends a Query in an open group: if something in front of it fails, everything is skipped to
+    the client's own Sync.
+    """
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    sent = lease.asks(parse("", "ERROR") + query("SELECT 1") + query("EXECUTE s"))
+    assert sent == parse("", "ERROR") + query("SELECT 1") + ours(PREPARE) + query("EXECUTE s")
+    assert lease.answers(ERROR) == ERROR
+    assert not lease.server.free
+    assert lease.asks(SYNC) == SYNC
+    assert lease.answers(IDLE) == IDLE
+    assert lease.server.free

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
+from trio_pool.protocol.settings import intern
 from trio_pool.protocol.statements import ServerStatements, Statement, StatementRegistry
 
 
@@ -29,6 +30,34 @@ def test_a_content_has_one_statement() -> None:
     assert registry.get(b"SELECT 1\0\0\0") is first
     other = registry.get(b"SELECT 1\0\0\1\0\0\0\x17")
     assert (first.name, other.name) == (b"_p_1", b"_p_2")
+
+
+def test_what_changes_the_meaning_of_a_text_is_part_of_its_content() -> None:
+    """search_path, who the session is, how texts are read; nothing else."""
+    registry = StatementRegistry(b"_p_")
+    rest = b"SELECT 1\0\0\0"
+    plain, there = registry.get(rest), registry.get(rest, intern({"search_path": "a"}))
+    assert registry.get(rest, intern({"work_mem": "4MB"})) is plain
+    assert registry.get(rest, intern({"search_path": "a", "work_mem": "4MB"})) is there
+    assert len({plain.name, there.name, registry.get(rest, intern({"role": "r"})).name}) == 3
+
+
+def test_a_private_statement_is_nobody_elses() -> None:
+    """And remembers how its text was read, if that is known."""
+    registry = StatementRegistry(b"_p_")
+    latin = intern({"client_encoding": "LATIN1"})
+    private = registry.make(b"x", latin)
+    assert registry.get(b"x") is not private
+    assert registry.proven(b"x") is None
+    assert (private.reading, registry.make(b"x").reading) == (latin, None)
+    assert registry.get(b"x", intern({"client_encoding": "LATIN1", "search_path": "a"})).reading is latin
+
+
+def test_nobody_has_the_name_of_nobody() -> None:
+    """A request that is to fail names it."""
+    registry = StatementRegistry(b"_p_")
+    assert registry.nobody == b"_p_none"
+    assert registry.get(b"x").name != registry.nobody
 
 
 def test_nobodys_statements_are_forgotten() -> None:

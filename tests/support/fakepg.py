@@ -30,9 +30,7 @@ COPY_OUT_RESPONSE = messages.message(ord("H"), b"\0\0\1\0\0")
 
 @attrs.define(eq=False)
 class Statement:
-    """A prepared statement; `gives_rows` as it was when it was prepared, `text` is the PREPARE of one that SQL
-    made.
-    """
+    """A prepared statement; `gives_rows` as it was when it was prepared, `text` is that of a PREPARE."""
 
     command: Command
     gives_rows: bool
@@ -178,7 +176,7 @@ class FakePostgres:
                 name = body[:-5].decode()
                 self._execute(name, int.from_bytes(body[-4:], "big"))
             case "C":
-                kept: dict[str, Command] | dict[str, Portal]
+                kept: dict[str, Statement] | dict[str, Portal]
                 kept = self.statements if body[:1] == b"S" else self.portals
                 kept.pop(body[1:-1].decode(), None)
                 self.output += messages.CLOSE_COMPLETE

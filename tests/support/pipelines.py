@@ -8,6 +8,8 @@ cannot know either.)
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from hypothesis import strategies as st
@@ -22,6 +24,10 @@ Strategy = st.SearchStrategy[list[Request]]
 
 NAMES: Final = ["s1", "s2", "s3"]
 PORTALS: Final = ["", "", "p1"]
+_SQL_NAMES: Final = ["q1", "q2"]
+_BY_SQL: Final = "prepared "
+_DROPPED: Final = "dropped "
+_RESETS: Final = re.compile("RESET|DISCARD")
 MARK: Final = "@"
 """Stands for the payload, which says whose request it is."""
 LONG: Final = "..."
@@ -36,7 +42,20 @@ _SIMPLE: Final = [
     "",
     "COPY (SELECT '@' FROM generate_series(1,2)) TO STDOUT",
     "SET application_name = '@'",
+    "RESET application_name",
+    "RESET ALL",
     "SHOW application_name",
+    "PREPARE q1 AS SELECT '@'",
+    "PREPARE q1 AS SELECT '@'; SELECT 1/0",
+    "PREPARE q2 AS SELECT '@' FROM generate_series(1,3)",
+    "EXECUTE q1",
+    "EXECUTE q1",
+    "EXECUTE q2; EXECUTE q1",
+    "EXECUTE s1",
+    "DEALLOCATE q1",
+    "DEALLOCATE s1",
+    "DEALLOCATE ALL",
+    "DISCARD ALL",
     "BEGIN",
     "BEGIN",
     "COMMIT",
@@ -54,9 +73,20 @@ _PREPARED: Final = [
     "COMMIT",
     "ROLLBACK",
 ]
+_UNNAMED: Final = [
+    *_PREPARED,
+    "SET application_name = 'shared'",
+    "RESET application_name",
+    "PREPARE q1 AS SELECT 'shared'",
+    "EXECUTE q1",
+    "EXECUTE s1",
+    "DEALLOCATE q1",
+]
+"""Not under a name: what EXECUTE gives may be another thing when it is prepared again."""
 _ENDS_GROUP: Final = ("query", "sync", "call")
 
 _names = st.sampled_from(NAMES)
+_any_names = st.sampled_from([*NAMES, *NAMES, "q1"])
 _portals = st.sampled_from(PORTALS)
 _texts = st.sampled_from(_PREPARED)
 _limits = st.sampled_from([0, 0, 1, 2, 3])
@@ -72,7 +102,7 @@ def _parameters(text: str, payload: str = MARK) -> tuple[str, ...]:
 
 @st.composite
 def _unnamed(draw: st.DrawFn) -> list[Request]:
-    text, portal = draw(_texts), draw(_portals)
+    text, portal = draw(st.sampled_from(_UNNAMED)), draw(_portals)
     requests_: list[Request] = [("parse", "", text), ("bind", "", portal, *_parameters(text))]
     if draw(st.booleans()):
         requests_.append(("describe_portal", portal))
@@ -82,7 +112,7 @@ def _unnamed(draw: st.DrawFn) -> list[Request]:
 @st.composite
 def _named(draw: st.DrawFn) -> list[Request]:
     """Bind and Execute, which may not fit the statement that the name stands for."""
-    name, portal = draw(_names), draw(_portals)
+    name, portal = draw(_any_names), draw(_portals)
     parameters = (MARK,) * draw(st.sampled_from([1, 1, 0]))
     return [("bind", name, portal, *parameters), ("execute", portal, draw(_limits))]
 
@@ -105,8 +135,8 @@ _unit: Strategy = st.one_of(
     _named(),
     _prepared(),
     st.builds(lambda n, t: [("parse", n, t)], _names, _texts),
-    st.builds(lambda n: [("describe", n)], st.sampled_from([*NAMES, ""])),
-    st.builds(lambda n: [("close", n)], st.sampled_from([*NAMES, "", "unknown"])),
+    st.builds(lambda n: [("describe", n)], st.sampled_from([*NAMES, "q1", ""])),
+    st.builds(lambda n: [("close", n)], st.sampled_from([*NAMES, "q1", "", "unknown"])),
     st.builds(lambda p: [("close_portal", p)], _portals),
     st.builds(lambda p, n: [("execute", p, n)], _portals, _limits),
     _just(("bind", "unknown", ""), ("execute", "", 0)),
@@ -171,33 +201,61 @@ def restrained(
 ) -> tuple[list[Request], set[str]]:
     """The pipeline without what depends on unanswered changes, and the names that it leaves changed.
 
-    `changed` are those that earlier pipelines have. `knows_unnamed` tells that the unnamed statement is
-    certain.
+    `changed` are those that earlier pipelines have, marked if SQL did it. `knows_unnamed` tells that the
+    unnamed statement is certain.
+
+    SQL may use what SQL has prepared. It may not execute what SQL deallocates (which may fail), nor use what
+    the protocol has changed in an earlier group, and the protocol may not use what SQL has changed. No RESET
+    ends a group that is open: there it goes back to the server's settings for a while.
     """
     kept: list[Request] = []
     before, now = set(changed), set[str]()
-    parsed_unnamed = False
+    parsed_unnamed = in_group = resets = False
     for request in pipeline:
         kind = request[0]
+        uses, prepares, drops = _sql_names(request)
+        if uses & before or (kind == "query" and in_group and (resets or _RESETS.match(request[1]))):
+            continue
         if kind in ("parse", "bind", "describe", "close"):
             name = request[1]
             if name == "":
                 if kind == "parse":
                     parsed_unnamed, knows_unnamed = True, False
-                elif kind == "close" or not (parsed_unnamed or knows_unnamed):
+                elif kind == "close" or not (parsed_unnamed or (knows_unnamed and not before)):
                     continue
-            elif name in before:
+            elif name in before or not {_BY_SQL + name, _DROPPED + name}.isdisjoint(before | now):
                 continue
             elif kind in ("parse", "close"):
                 now.add(name)
+        if any(_DROPPED + name in before | now for name in uses - prepares - drops):
+            continue
+        now |= {_BY_SQL + name for name in prepares} | {_DROPPED + name for name in drops}
         kept.append(request)
-        if kind in _ENDS_GROUP:
+        in_group = kind not in _ENDS_GROUP
+        resets = in_group and (resets or (kind == "parse" and _RESETS.match(request[2]) is not None))
+        if not in_group:
             before |= now
             now = set()
             parsed_unnamed = False
             if kind == "query":
                 knows_unnamed = False
     return kept, before | now
+
+
+def _sql_names(request: Request) -> tuple[set[str], set[str], set[str]]:
+    """Names of prepared statements that a text uses; of these, those that it prepares and those that it
+    deallocates.
+    """
+    if request[0] not in ("query", "parse"):
+        return set(), set(), set()
+    text = request[-1]
+    if text.endswith(" ALL"):
+        return set(), set(), set() if text.startswith("RESET") else {*NAMES, *_SQL_NAMES}
+    words = list(pairwise(text.replace(";", "").split()))
+    executes, prepares, drops = (
+        {name for word, name in words if word == verb} for verb in ("EXECUTE", "PREPARE", "DEALLOCATE")
+    )
+    return executes | prepares | drops, prepares, drops
 
 
 def rendered(request: Request, payload: Callable[[], str]) -> bytes:

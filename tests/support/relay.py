@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tests.support import fakesql
 from tests.support.fakepg import DEFAULTS, FakePostgres
 from tests.support.requests import Reply, read_replies
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.pooling.pool import Pool, PoolKey, ServerState
+from trio_pool.protocol.backend import TAKEN
 from trio_pool.protocol.client import ClientSession, ClientState
 from trio_pool.protocol.server import ServerSession
-from trio_pool.protocol.settings import NONE, intern
-from trio_pool.protocol.statements import StatementRegistry
+from trio_pool.protocol.settings import intern
+from trio_pool.protocol.statements import Statement, StatementRegistry
 from trio_pool.wire import messages
 from trio_pool.wire.frames import MAX_LARGE, Assembler
 from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from tests.support.fakesql import Command
+    from trio_pool.protocol.backend import Preparable
     from trio_pool.protocol.inspection import Inspection
 
 REPORTED = intern(DEFAULTS)
@@ -127,7 +131,9 @@ class Server:
             self.write(step)
 
     def _recycle(self) -> None:
-        if self.session.dirty:
+        if self.session.keeps:
+            self.lose(GONE)
+        elif self.session.dirty:
             if self.state is not ServerState.CLEANING:
                 self.relay.pool.cleaning(self)
             self._clean()
@@ -276,10 +282,11 @@ class Relay:
     def __attrs_post_init__(self) -> None:
         self.pool = Pool(PoolKey("app", "app"), self.size, 0, 0, lambda: None)
 
-    def connect(self, name: str) -> Client:
-        """A client logs in."""
-        session = ClientSession(self.registry, NONE, REPORTED, max_statements=100)
-        client = Client(self, name, session)
+    def connect(self, name: str, startup: Mapping[str, str] | None = None) -> Client:
+        """A client logs in, with settings in its StartupMessage."""
+        wanted = intern(startup or {})
+        session = ClientSession(self.registry, wanted, REPORTED.but(wanted), max_statements=100)
+        client = Client(self, name, session, FakePostgres(defaults={**DEFAULTS, **(startup or {})}))
         self.clients.append(client)
         return client
 
@@ -347,9 +354,21 @@ class Relay:
         assert backend.at_rest
         assert read_replies(session.rest + bytes(backend.output)) == []
         ours = {statement.name.decode() for statement in session.statements.present}
-        assert ours <= backend.statements.keys() <= ours | {""} | {name.decode() for name in session.laid}
+        laid = {name.decode() for name in session.laid}
+        assert ours <= backend.statements.keys() <= ours | {""} | laid
         assert not session.statements.unconfirmed
+        assert not session.unsure
+        for name, statement in session.laid.items():
+            if statement is not TAKEN:
+                assert backend.statements[name.decode()].command == _command(statement)
         assert backend.settings == DEFAULTS | dict(session.settings.items())
+
+
+def _command(statement: Preparable) -> Command:
+    """What PostgreSQL has to have under a name."""
+    if isinstance(statement, Statement):
+        return fakesql.read(statement.rest.partition(b"\0")[0].decode())
+    return fakesql.read(fakesql.read(statement.text.decode().partition(";")[0]).value)
 
 
 def _tags(data: bytes) -> set[str]:

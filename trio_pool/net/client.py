@@ -169,7 +169,7 @@ class Client(Connection):
         self.server = server
         server.client = self
         self.leased_at = self.poller.now
-        if self.origin.limits.strict:
+        if self.origin.strict:
             server.session.distrust()
         out = self.session.link(server.session)
         if out:

@@ -74,6 +74,7 @@ class OriginPool:
         self.statements: StatementRegistry = StatementRegistry(
             statement_prefix, on_sequences_read=self._sequences_read
         )
+        self.strict = limits.strict
         self.releases = database.pool_mode is PoolMode.TRANSACTION
         self.defaults: Settings | None = None
         """What servers of this pool report right after their login; None until the first has."""

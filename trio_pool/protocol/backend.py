@@ -13,12 +13,14 @@ Three ways to deal with what one client's session has and another's has not:
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
 
 from trio_pool.protocol import inspection, settings
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.inspection import Inspection
-from trio_pool.protocol.replies import Action, Edit, Errand
+from trio_pool.protocol.replies import QUERY, Action, Edit, Errand
 from trio_pool.protocol.reply_queue import ReplyQueue
 from trio_pool.protocol.statements import ServerStatements, SqlStatement, Statement
 from trio_pool.wire import messages
@@ -26,7 +28,7 @@ from trio_pool.wire.tags import Backend as BackendTag
 from trio_pool.wire.tags import Frontend, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from trio_pool.protocol.settings import Settings
     from trio_pool.wire.messages import ErrorFields
@@ -37,8 +39,25 @@ SEQUENCES = "sequence values"
 NOTHING = Ask(0)
 
 UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
+_EMPTY = b"\0\0\0"  # a text without a statement, and no types
 TAKEN = SqlStatement(b"")
-"""What stands under a name that no client may find."""
+"""What may stand under a name, and no client may find."""
+ANYTHING = SqlStatement(b"")
+"""What is to stand under a name that must be in use, whatever it is."""
+
+
+@attrs.define(eq=False)
+class _Change:
+    """One change of what stands under a name, and the number of the group that relies on it."""
+
+    group: int = -1
+
+
+class Holder(Protocol):
+    """What a server needs of the session of the client that leases it."""
+
+    def own_words(self, body: bytes) -> bytes:
+        """An ErrorResponse's body, with the client's names of statements in place of ours."""
 
 
 class BackendSession(ReplyQueue):
@@ -47,7 +66,6 @@ class BackendSession(ReplyQueue):
     __slots__ = (
         "asks",
         "asks_for",
-        "client_words",
         "counts_sequences",
         "defaults",
         "dirty",
@@ -56,6 +74,7 @@ class BackendSession(ReplyQueue):
         "expected",
         "failure",
         "forgets_sequences",
+        "holder",
         "inspected_at",
         "inspecting",
         "keeps",
@@ -76,6 +95,7 @@ class BackendSession(ReplyQueue):
         "told",
         "unnamed",
         "unnamed_in",
+        "unsure",
     )
 
     def __init__(self, reported: Settings, *, max_statements: int, process_id: int) -> None:
@@ -120,10 +140,12 @@ class BackendSession(ReplyQueue):
         self.statements = ServerStatements(max_statements)
         self.laid: dict[bytes, Preparable] = {}
         """What stands under names that clients chose."""
+        self.unsure: dict[bytes, _Change] = {}
+        """Those of them whose latest change by us is not answered yet."""
         self.counts_sequences = False
         """Whether moving a sequence pins: then its last value belongs to the session."""
-        self.client_words: Callable[[bytes], bytes] = _as_it_is
-        """An ErrorResponse's body in the names of the client that leases it."""
+        self.holder: Holder | None = None
+        """The client that leases it, or did last."""
         self.listening = False
         """Whether the session may listen to something."""
         self.silenced: frozenset[bytes] = frozenset()
@@ -151,9 +173,11 @@ class BackendSession(ReplyQueue):
             self.unnamed = UNKNOWN  # the Query may be skipped
             # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
             self.dirty = True
+            super().query()
         else:
             self.unnamed = None
-        super().query()
+            self.sending += 1
+            self.groups.append(QUERY)
 
     def function_call(self) -> None:
         """A FunctionCall is sent: a Query that leaves the unnamed statement alone. It may be any function."""
@@ -241,14 +265,40 @@ class BackendSession(ReplyQueue):
         error if something cannot be prepared any more, as EXECUTE would find out on a direct connection.
         """
         requests = b""
+        changes = []
         for name, statement in wanted.items():
-            if self.laid.get(name) is not statement:
-                requests += self._lay(name, statement, failed)
+            if not self._stands(name, statement):
+                change = _Change()
+                requests += self._lay(name, statement, change, wanted, failed)
+                changes.append(change)
+        for change in changes:
+            change.group = self.sending
         return requests
 
-    def _lay(self, name: bytes, statement: Preparable | None, failed: Callable[[bytes], None]) -> bytes:
-        requests = [messages.close_statement(name)] if name in self.laid else []
-        if isinstance(statement, Statement):
+    def _stands(self, name: bytes, statement: Preparable | None) -> bool:
+        """Whether a name is certain to stand for this. What was changed for a group that is not answered may
+        not have happened; whatever relies on it in the same group fails then as well.
+        """
+        change = self.unsure.get(name)
+        if change is not None and change.group != self.sending:
+            return False
+        stands = self.laid.get(name)
+        return stands not in (None, TAKEN) if statement is ANYTHING else stands is statement
+
+    def _lay(
+        self,
+        name: bytes,
+        statement: Preparable | None,
+        change: _Change,
+        wanted: Container[bytes],
+        failed: Callable[[bytes], None],
+    ) -> bytes:
+        names = [name]
+        requests = [messages.close_statement(name)] if name in self.laid or name in self.unsure else []
+        if statement is ANYTHING:
+            statement = TAKEN
+            requests.append(messages.parse(name, _EMPTY))
+        elif isinstance(statement, Statement):
             requests.append(messages.parse(name, statement.rest))
         elif statement is not None:
             requests += statement.requests
@@ -256,30 +306,40 @@ class BackendSession(ReplyQueue):
         self.laid.pop(name, None)
         if statement is not None:
             self.laid[name] = statement
-            if len(self.laid) > self.statements.limit:
-                oldest = next(iter(self.laid))
+            oldest = next((n for n in self.laid if n not in wanted), None)
+            if oldest is not None and len(self.laid) > self.statements.limit:
                 requests.insert(0, messages.close_statement(oldest))
                 del self.laid[oldest]
+                names.append(oldest)
+
+        def done() -> None:
+            for changed in names:
+                if self.unsure.get(changed) is change:
+                    del self.unsure[changed]
 
         def undo(error: bytes = b"") -> None:
-            self.laid[name] = TAKEN
+            for changed in names:
+                if self.unsure.get(changed) is change:
+                    del self.unsure[changed]
+                    self.laid[changed] = TAKEN
             if error:
                 failed(error)
 
-        if self.sends_group:
-            for number in range(len(requests)):
-                last = number == len(requests) - 1
-                self.swallow(Edit(0, Action.SWALLOW, undo=undo if last else None))
-            return b"".join(requests)
-        self.own_group(Errand(failed=undo))
-        return b"".join(requests) + messages.SYNC
+        self.unsure.update(dict.fromkeys(names, change))
+        if not (self.sends_group or self.query_may_be_skipped):
+            self.own_group(Errand(done=done, failed=undo))
+            return b"".join(requests) + messages.SYNC
+        for _ in requests[1:]:
+            self.swallow()
+        self.swallow(Edit(0, Action.SWALLOW, done=done, undo=undo))
+        return b"".join(requests)
 
     def take_name(self, name: bytes) -> bytes:
         """What to send so that a Parse of this name fails because it is taken."""
         self.swallow()
         self.swallow()
         self.laid[name] = TAKEN
-        return messages.close_statement(name) + messages.parse(name, b"\0\0\0")
+        return messages.close_statement(name) + messages.parse(name, _EMPTY)
 
     def lay_out_exactly(self, wanted: Mapping[bytes, Preparable]) -> bytes:
         """What to send so that the session has the prepared statements of the client and no others: for who
@@ -293,16 +353,29 @@ class BackendSession(ReplyQueue):
         if alone and requests:
             self.end_own_group()
             requests += messages.SYNC
-        gone = dict.fromkeys(self.laid.keys() - wanted.keys())
+        gone = {name: None for name in self.names_laid if name not in wanted}
         return requests + self.lay_out(gone) + self.lay_out(wanted)
 
+    @property
+    def names_laid(self) -> list[bytes]:
+        """Names that clients chose under which something may stand."""
+        return [*{**self.laid, **self.unsure}]
+
+    def prepared_by_sql(self, name: bytes, statement: SqlStatement) -> None:
+        """PREPARE has completed; what is not answered yet was sent behind it."""
+        if name not in self.unsure:
+            self.laid[name] = statement
+
     def deallocated(self, name: bytes | None) -> None:
-        """DEALLOCATE has completed. None: ALL, or DISCARD ALL."""
+        """DEALLOCATE has completed. None: ALL, or DISCARD ALL.
+
+        What is not answered yet was sent behind it.
+        """
         if name is None:
             self.statements.clear()
-            self.laid.clear()
-        else:
-            self.laid.pop(name, None)
+        for gone in [*self.laid] if name is None else [name]:
+            if gone not in self.unsure:
+                self.laid.pop(gone, None)
 
     # -- what the next client needs --------------------------------------------------------------------------
 
@@ -495,10 +568,6 @@ class BackendSession(ReplyQueue):
             self.unnamed = None
             return messages.query("DISCARD ALL")
         return None
-
-
-def _as_it_is(body: bytes) -> bytes:
-    return body
 
 
 def _query(sql: bytes) -> bytes:

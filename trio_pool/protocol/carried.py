@@ -12,8 +12,10 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
+
 from trio_pool.errors import ClientFault, SqlState
-from trio_pool.protocol.backend import SEQUENCES, TAKEN
+from trio_pool.protocol.backend import ANYTHING, SEQUENCES, TAKEN
 from trio_pool.protocol.facts import (
     NOTHING,
     UNKNOWN,
@@ -32,7 +34,7 @@ from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from trio_pool.protocol.backend import Preparable
     from trio_pool.protocol.inspection import Inspection
@@ -57,11 +59,20 @@ def known_facts(text: bytes) -> Facts:
     return QUIET if facts is NOTHING else facts
 
 
+@attrs.define(eq=False)
+class _Sent:
+    """What SQL that is not answered yet does to a name: facts of what it prepares; number of its group."""
+
+    facts: list[Facts] = attrs.field(factory=list)
+    group: int = 0
+
+
 class CarriedSession:
     """The part of a client's session that moves with it."""
 
     __slots__ = (
         "_changes",
+        "_sent",
         "base",
         "channels",
         "echoes",
@@ -106,6 +117,8 @@ class CarriedSession:
         """What the client's names stand for; None until it has one, since most idle clients do not."""
         self._changes: Pending[bytes, Preparable | None] | None = None
         """Parse and Close that a server has not answered yet; None until there is one."""
+        self._sent: dict[bytes, _Sent] = {}
+        """Names that SQL which is not answered yet prepares or deallocates."""
         self.unnamed: bytes | None = None
         self.unnamed_facts: Facts = NOTHING
         self.replies = b""
@@ -189,10 +202,8 @@ class CarriedSession:
         """A Query that is not plain; None for the text if it is too long to be known."""
         facts = UNKNOWN if text is None else known_facts(text)
         if self._refuses(facts, server):
-            server.refuse(_refusal(self._feature(facts)))
-            server.request()
-            server.sync()
-            return messages.bind(self.registry.nobody, ()) + messages.SYNC
+            server.refuse_query(_refusal(self._feature(facts)))
+            return messages.message(Frontend.QUERY, b'EXECUTE "%b"\0' % self.registry.nobody)
 
         def excuse(error: bytes) -> None:
             group.excuse = error
@@ -201,11 +212,11 @@ class CarriedSession:
         ahead += server.lay_out(self._names_in(facts, server), excuse)
         group = server.explained_query()
         self._expect(facts, server, group, text)
-        self.mends = self._resets(facts)
-        if self.mends and text is not None and not server.sends_group:
+        if self.base:
+            self.mends = self.mends.but(self._resets(facts))
+        if self.mends and text is not None and not (server.sends_group or server.query_may_be_skipped):
             group.holds_end = True
             return ahead + message + self._restored(server)
-        self.mends = NONE
         return ahead + message
 
     def _minded_bind(self, facts: Facts, message: bytes, server: ServerSession) -> bytes | None:
@@ -237,34 +248,119 @@ class CarriedSession:
         return ahead
 
     def _refuses(self, facts: Facts, server: ServerSession) -> bool:
+        self._forget_answered(server)
         return self.rejects and server.status != Status.FAILED and self._feature(facts) is not None
 
     def _feature(self, facts: Facts) -> str | None:
         """What would pin in a text, or in what it executes by name."""
-        if facts.pins is not None:
-            return facts.pins
-        made = {used.name: used.facts for used in facts.prepared if used.name and used.facts}
-        executed = [used for used in facts.prepared if used.action is PreparedAction.EXECUTE]
-        inner = (self._facts_of_name(used.name, made).pins for used in executed)
-        return next(filter(None, inner), None)
+        return next((run.pins for run in (facts, *self._executed(facts)) if run.pins is not None), None)
+
+    def _executed(self, facts: Facts) -> list[Facts]:
+        """What may run when a text says EXECUTE: what the names stand for, or will when what was sent is
+        answered.
+        """
+        found: list[Facts] = []
+        seen: set[bytes] = set()
+        pending = [facts]
+        while pending:
+            made: dict[bytes, list[Facts]] = {}
+            for used in pending.pop().prepared:
+                if used.name is None:
+                    continue
+                if used.action is PreparedAction.PREPARE:
+                    made.setdefault(used.name, []).append(used.facts or NOTHING)
+                elif used.action is PreparedAction.EXECUTE and used.name not in seen:
+                    seen.add(used.name)
+                    known = (self.statements or {}).get(used.name)
+                    run = [] if known is None else [known.facts]
+                    run += self._sent[used.name].facts if used.name in self._sent else []
+                    run += made.get(used.name, [])
+                    found += run
+                    pending += run
+        return found
 
     def _laid_out(self, facts: Facts, server: ServerSession) -> bytes:
         """What a Parse or Describe of such a text needs in front of it."""
-        return server.lay_out(self._names_in(facts, server)) if facts.prepared else b""
+        if not facts.prepared:
+            return b""
+
+        def excuse(error: bytes) -> None:
+            group.excuse = error
+
+        ahead = server.lay_out(self._names_in(facts, server), excuse)
+        if ahead:
+            group = server.opened()
+        return ahead
+
+    def _laid_name(self, name: bytes, server: ServerSession) -> bytes:
+        """What a Bind or Describe of a name needs in front of it that is no statement of the protocol."""
+        self._forget_answered(server)
+        return b"" if name in self._sent else server.lay_out({name: (self.statements or {}).get(name)})
 
     def _names_in(self, facts: Facts, server: ServerSession) -> dict[bytes, Preparable | None]:
         """The names that a text uses, with what they stand for in the client's session. A text that may run
         others may use any.
         """
+        self._forget_answered(server)
         names = self.statements or {}
+        wanted: dict[bytes, Preparable | None] = {}
         if Ask.CHANNELS in facts.begins and not facts.listens:
-            ours = {name: made for name, made in names.items() if isinstance(made, SqlStatement)}
-            return {**dict.fromkeys(server.laid), **ours}
-        return {used.name: names.get(used.name) for used in facts.prepared if used.name is not None}
+            wanted.update(dict.fromkeys(server.names_laid))
+            wanted.update({name: made for name, made in names.items() if isinstance(made, SqlStatement)})
+        used_by_name: dict[bytes, Preparable | None] = {}
+        pending = [facts]
+        while pending:
+            for used in pending.pop().prepared:
+                if used.name is None:
+                    continue
+                made = names.get(used.name)
+                if made is None or used.action is not PreparedAction.EXECUTE:
+                    used_by_name.setdefault(used.name, None if made is None else ANYTHING)
+                elif used_by_name.get(used.name) is not made:
+                    used_by_name[used.name] = made
+                    pending.append(made.facts)
+        wanted.update(reversed(used_by_name.items()))  # what a statement executes itself goes first
+        return {name: made for name, made in wanted.items() if name not in self._sent}
+
+    def _forget_answered(self, server: ServerSession) -> None:
+        if self._sent:
+            self._sent = {name: sent for name, sent in self._sent.items() if sent.group >= server.answered}
+
+    def _sends(self, names: Iterable[bytes], server: ServerSession, group: Group, *facts: Facts) -> None:
+        """A group prepares or deallocates names."""
+        number = server.sending if group is server.open_group else server.sending - 1
+        for name in names:
+            sent = self._sent.setdefault(name, _Sent())
+            sent.facts += facts
+            sent.group = number
 
     def _expect(self, facts: Facts, server: ServerSession, group: Group, text: bytes | None = None) -> None:
         """Note what is to be asked and what to count when a text with these facts has run."""
-        group.explained = not facts.unknown
+        for run in self._executed(facts):
+            self._suspect(run, server, group)
+            if any(used.action is not PreparedAction.EXECUTE for used in run.prepared):
+                group.unknown = True  # the protocol can prepare a PREPARE
+                server.asks |= Ask.ALL
+        self._suspect(facts, server, group)
+        for used in facts.prepared:
+            if used.action is PreparedAction.PREPARE and used.name is not None:
+                self._check_room()
+                inner = used.facts or NOTHING
+                alone = text is not None and text.strip(b"; \n\r\t\f\v") == used.text.strip()
+                statement = SqlStatement(text if alone and text is not None else used.text, inner)
+                effect = partial(self._prepared_by_sql, used.name, statement, server)
+                group.effects.append(Effect(b"PREPARE\0", effect))
+                if used.name in self._sent or used.name not in (self.statements or {}):  # else it fails
+                    self._sends([used.name], server, group, inner)
+            elif used.action is PreparedAction.DEALLOCATE:
+                tag = b"DEALLOCATE ALL\0" if used.name is None else b"DEALLOCATE\0"
+                group.effects.append(Effect(tag, partial(self._deallocated, used.name, server)))
+                self._sends((self.statements or {}) if used.name is None else [used.name], server, group)
+
+    def _suspect(self, facts: Facts, server: ServerSession, group: Group) -> None:
+        """Note what running something with these facts may do to the session."""
+        group.explained = True
+        group.unknown = group.unknown or facts.unknown
         if facts is QUIET or facts.settings:
             server.meaning_known = False
         if facts.begins:
@@ -290,36 +386,11 @@ class CarriedSession:
             group.effects.append(Effect(b"DISCARD SEQUENCES\0", partial(server.pins.pop, SEQUENCES, None)))
         if Discard.ALL in facts.discards:
             group.effects.append(Effect(b"DISCARD ALL\0", partial(self._discarded, server)))
-        made: dict[bytes, Facts] = {}
-        for used in facts.prepared:
-            if used.action is PreparedAction.EXECUTE:
-                self._expect(self._facts_of_name(used.name, made), server, group)
-            elif used.action is PreparedAction.DEALLOCATE:
-                tag = b"DEALLOCATE ALL\0" if used.name is None else b"DEALLOCATE\0"
-                group.effects.append(Effect(tag, partial(self._deallocated, used.name, server)))
-            elif used.name is not None:
-                self._check_room()
-                inner = used.facts or NOTHING
-                made[used.name] = inner
-                alone = text is not None and text.strip(b"; \n\r\t\f\v") == used.text.strip()
-                statement = SqlStatement(text if alone and text is not None else used.text, inner)
-                group.effects.append(
-                    Effect(b"PREPARE\0", partial(self._prepared_by_sql, used.name, statement, server))
-                )
-
-    def _facts_of_name(self, name: bytes | None, made: Mapping[bytes, Facts]) -> Facts:
-        """What EXECUTE of a name may do; `made` are those that the same text prepares in front of it."""
-        if name is None:
-            return NOTHING
-        known = made.get(name)
-        if known is None:
-            statement = (self.statements or {}).get(name)
-            known = NOTHING if statement is None else statement.facts
-        return known
+            self._sends(self.statements or {}, server, group)
 
     def _prepared_by_sql(self, name: bytes, statement: SqlStatement, server: ServerSession) -> None:
         self._remember(name, statement)
-        server.laid[name] = statement
+        server.prepared_by_sql(name, statement)
 
     def _deallocated(self, name: bytes | None, server: ServerSession) -> None:
         server.deallocated(name)
@@ -355,7 +426,7 @@ class CarriedSession:
             return self._bind_unnamed(data, at, end, server)
         statement = self.statements.get(name) if self.statements is not None else None
         if type(statement) is not Statement:
-            ahead = server.lay_out({name: statement})  # no such statement: the server says so
+            ahead = self._laid_name(name, server)  # no such statement: the server says so
             if statement is not None and statement.facts is not NOTHING:
                 minded = self._minded_bind(statement.facts, data[at:end], server)
                 return self._unbindable if minded is None else ahead + minded + data[at:end]
@@ -413,10 +484,12 @@ class CarriedSession:
             return ahead + message if ahead else None
         statement = self.statements.get(name) if self.statements is not None else None
         if type(statement) is not Statement:
-            ahead = server.lay_out({name: statement})
+            ahead = self._laid_name(name, server)
             return ahead + message if ahead else None
         renamed = messages.message(Frontend.DESCRIBE, b"S%b\0" % statement.name)
-        return renamed if server.has_statement(statement) else self._prepared(statement, server) + renamed
+        if server.has_statement(statement):
+            return self._laid_out(statement.facts, server) + renamed
+        return self._prepared(statement, server) + renamed
 
     def _prepared(self, statement: Statement, server: ServerSession) -> bytes:
         ahead = self._laid_out(statement.facts, server)

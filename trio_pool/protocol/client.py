@@ -149,8 +149,10 @@ class ClientSession(CarriedSession):
     def link(self, server: ServerSession) -> bytes:
         """A server is leased; returns what is to be sent to it."""
         self.server = server
-        server.client_words = self.own_words
+        server.holder = self
         server.meaning_known = True
+        if self._sent:
+            self._sent.clear()
         self.state = ClientState.LINKED
         ahead = b""
         if (

@@ -103,10 +103,11 @@ class Group:
     skip the Query too. `swallowed` groups are ours from end to end; of `quiet` ones only the end is: the
     client sent Flush where we sent Sync.
 
-    `explained` tells that the texts in it are known, so that command tags say nothing new; `effects` are
-    those that have to be counted, in the order in which they will complete. `excuse` is the error of what was
-    to be laid out in front of it and could not be; it says more than the one that follows from that. If it
-    `holds_end`, its end waits for the group of ours behind it, which completes what the client asked for.
+    `explained` tells that texts in it are known, so that command tags say nothing new, unless one of them is
+    `unknown`; `effects` are those that have to be counted, those of one tag in sequence. `excuse` is the
+    error of what was to be laid out in front of it and could not be; it says more than the one that
+    follows from that. If it `holds_end`, its end waits for the group of ours behind it, which completes what
+    the client asked for.
     """
 
     by_query: bool = False
@@ -118,6 +119,7 @@ class Group:
     failed: bool = False
     errand: Errand | None = None
     explained: bool = False
+    unknown: bool = False
     effects: list[Effect] = attrs.field(factory=list)
     excuse: bytes = b""
     holds_end: bool = False
@@ -147,7 +149,7 @@ class Group:
         """A command has completed: it has the first effect with its tag."""
         for number, effect in enumerate(self.effects):
             if tag.startswith(effect.tag):
-                del self.effects[: number + 1]
+                del self.effects[number]
                 effect.apply()
                 return
 
@@ -161,6 +163,14 @@ class Group:
         self.failed = True
         self.undo()
         return refusal or self.excuse
+
+    def absorb(self, other: Group) -> None:
+        """The server answers what the other group holds in this one."""
+        self.edits += other.edits
+        self.effects += other.effects
+        self.explained = self.explained or other.explained
+        self.unknown = self.unknown or other.unknown
+        self.excuse = self.excuse or other.excuse
 
     def undo(self) -> None:
         """Take back everything that has not happened, the latest first."""

@@ -74,6 +74,7 @@ class ReplyQueue:
             if group.failed:
                 return  # it will be skipped
             group.by_query, group.prefix = True, self.open_count
+            group.holds_end = False  # what would complete it cannot follow: the Query may be skipped
             self._close_group(group)
         else:
             self.sending += 1
@@ -99,6 +100,18 @@ class ReplyQueue:
             self.sending += 1
             self.groups.append(SYNCED)
 
+    @property
+    def query_may_be_skipped(self) -> bool:
+        """Whether a Query was sent in an open group and is not answered: if something in front of it fails,
+        the server skips everything up to the client's next Sync, and a Sync of ours would end that.
+        """
+        for group in reversed(self.groups):
+            if not group.by_query:
+                return False
+            if group.prefix:
+                return True
+        return False
+
     def own_group(self, errand: Errand | None = None, *, by_query: bool = False) -> None:
         """A whole group of ours is sent, its Sync or Query included, while no other is open."""
         self.sending += 1
@@ -115,6 +128,12 @@ class ReplyQueue:
         group = self.opened()
         if not group.failed:
             group.edits.append(Edit(self.open_count, Action.REFUSE, error))
+
+    def refuse_query(self, error: bytes) -> None:
+        """A Query goes in the place of one that we refuse, and fails: this is its error."""
+        group = self.explained_query()
+        if not group.failed:
+            group.edits.append(Edit(group.prefix, Action.REFUSE, error))
 
     def request(self) -> None:
         """A Parse, Bind, Describe, Execute or Close is sent whose reply is forwarded."""
@@ -212,7 +231,7 @@ class ReplyQueue:
         for number in range(count):
             ended = self.groups.popleft()
             if number:
-                head.edits += ended.edits
+                head.absorb(ended)
         self.answered += count
         before = head.seen + 1  # the last of the head's requests is being answered now
         if self.groups:
@@ -226,8 +245,9 @@ class ReplyQueue:
             edit.position += before
         here = self.answered
         self.copy_dones = [(at, count + before * (at == here)) for at, count in self.copy_dones]
-        head.edits += following.edits
+        head.absorb(following)
         head.by_query, head.quiet = following.by_query, following.quiet
+        head.holds_end = following.holds_end
         head.prefix = before + following.prefix
         if head.failed:
             head.undo()

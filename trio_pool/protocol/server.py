@@ -254,7 +254,7 @@ class ServerSession(BackendSession):
                 if group.effects:
                     group.completed(body)
                 if body[:3] not in self.clean_tags:
-                    self._changed_session(body, explained=group.explained)
+                    self._changed_session(body, explained=group.explained and not group.unknown)
         elif tag == DATA_ROW and group.errand is not None and group.errand.row is not None:
             self._errand_row(group.errand.row, body)
         elif tag not in _PASSED:
@@ -307,7 +307,7 @@ class ServerSession(BackendSession):
             return False
         if b"\0RRevalidateCachedQuery\0" in body:
             self.on_plans_changed()
-        renamed = self.client_words(body)
+        renamed = body if self.holder is None else self.holder.own_words(body)
         if renamed is not body:
             self._replacement = messages.message(Backend.ERROR_RESPONSE, renamed)
         if id(group) in PLAIN:
