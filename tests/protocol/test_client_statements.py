@@ -16,9 +16,9 @@ from tests.support.lease import (
     Lease,
     adopted,
     adoption,
+    apart,
     new_client,
     new_server,
-    ours,
 )
 from tests.support.requests import (
     FLUSH,
@@ -211,17 +211,21 @@ def test_a_name_that_was_taken_on_the_server_is_closed_for_who_uses_it(lease: Le
 
 
 def test_a_statement_is_not_taken_for_granted_in_a_transaction_that_may_have_failed(lease: Lease) -> None:
-    """PostgreSQL refuses even the Parse there, so it has to be asked, and the name stays free."""
+    """PostgreSQL refuses even the Parse there, so it has to be asked, and the name stays free; the statement
+    itself is left alone.
+    """
     lease.asks(parse("s1", TEXT_1) + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     lease.asks(query("BEGIN") + query("ERROR"))
     lease.answers(command_complete("BEGIN") + BUSY + ERROR + FAILED)
-    assert lease.asks(parse("s2", TEXT_1) + SYNC) == close(NAME_1) + parse(NAME_1, TEXT_1) + SYNC
+    assert lease.asks(parse("s2", TEXT_1) + SYNC) == parse("", TEXT_1) + SYNC
     refusal = messages.error("25P02", "aborted")
-    assert lease.answers(CLOSE_COMPLETE + refusal + FAILED) == refusal + FAILED
+    assert lease.answers(refusal + FAILED) == refusal + FAILED
     lease.asks(query("ROLLBACK"))
     lease.answers(command_complete("ROLLBACK") + IDLE)
     assert lease.asks(bind("s2", "a") + SYNC) == bind("s2", "a") + SYNC
+    lease.answers(ERROR + IDLE)
+    assert lease.asks(bind("s1", "a") + SYNC) == bind(NAME_1, "a") + SYNC
 
 
 def test_eviction_in_the_middle_of_a_pipeline(way: str) -> None:
@@ -390,15 +394,15 @@ def test_a_text_is_read_again_as_it_was_read_first(way: str) -> None:
     lease.answers(command_complete("SET") * 2 + IDLE)
     lease.is_told(("setting", strings, "on"), ("setting", "client_encoding", "LATIN1"))
     lease.moves_to(new_server())
-    there = ours("SET client_encoding TO DEFAULT") + ours(f"SET {strings} TO 'off'")
-    back = ours("SET client_encoding TO 'LATIN1'") + ours(f"SET {strings} TO 'on'")
+    there = apart("SET client_encoding TO DEFAULT") + apart(f"SET {strings} TO 'off'")
+    back = apart("SET client_encoding TO 'LATIN1'") + apart(f"SET {strings} TO 'on'")
     sent = lease.asks(bind("s", "a") + execute() + SYNC)
     run = bind(NAME_1, "a") + execute() + SYNC
     assert (
         sent
         == adoption(strings, "on", "client_encoding", "LATIN1") + there + parse(NAME_1, TEXT_1) + back + run
     )
-    passed = (PARSE_COMPLETE + BIND_COMPLETE + command_complete("SET")) * 2
+    passed = (PARSE_COMPLETE + BIND_COMPLETE + command_complete("SET") + CLOSE_COMPLETE) * 2
     replies = adopted("on", "LATIN1") + passed + PARSE_COMPLETE + passed
     answer = BIND_COMPLETE + SELECTED + IDLE
     assert lease.answers(replies + answer) == answer

@@ -17,6 +17,7 @@ from tests.support.lease import (
     Lease,
     adopted,
     adoption,
+    apart,
     new_client,
     new_server,
     ours,
@@ -31,7 +32,7 @@ from trio_pool.protocol.inspection import Inspection, request
 from trio_pool.protocol.settings import NONE, intern
 from trio_pool.wire import messages
 from trio_pool.wire.frames import Assembler
-from trio_pool.wire.messages import BIND_COMPLETE, PARSE_COMPLETE, command_complete
+from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, command_complete
 
 if TYPE_CHECKING:
     from trio_pool.cli.postgres import LocalPostgres
@@ -396,9 +397,9 @@ def test_prepared_statements_that_sql_made_unseen_are_carried(way: str) -> None:
     lease.answers(told(("prepared", "s", "prepare s as select 1")))
     assert lease.server.pins == {}
     lease.moves_to(new_server())
-    laid = ours("prepare s as select 1") + SYNC
+    laid = apart("prepare s as select 1") + SYNC
     assert lease.asks(query("EXECUTE s")) == laid + query("EXECUTE s")
-    laid_out = PARSE_COMPLETE + BIND_COMPLETE + command_complete("PREPARE") + IDLE
+    laid_out = PARSE_COMPLETE + BIND_COMPLETE + command_complete("PREPARE") + CLOSE_COMPLETE + IDLE
     assert lease.answers(laid_out + SELECTED + IDLE) == SELECTED + IDLE
 
 

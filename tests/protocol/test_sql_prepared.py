@@ -14,9 +14,9 @@ from tests.support.lease import (
     PREFIX,
     SELECTED,
     Lease,
+    apart,
     new_client,
     new_server,
-    ours,
 )
 from tests.support.requests import SYNC, bind, close, describe, execute, parse, query
 from tests.support.threeways import WAYS
@@ -28,7 +28,7 @@ from trio_pool.wire.messages import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLET
 NAME_1, NAME_2 = (f"{PREFIX.decode()}{number}" for number in (1, 2))
 PREPARE = "PREPARE s AS SELECT 'a'"
 PREPARED, DEALLOCATED = command_complete("PREPARE"), command_complete("DEALLOCATE")
-LAID = PARSE_COMPLETE + BIND_COMPLETE + PREPARED
+LAID = PARSE_COMPLETE + BIND_COMPLETE + PREPARED + CLOSE_COMPLETE
 UNKNOWN = messages.error("26000", 'prepared statement "s" does not exist')
 TAKEN = messages.error("42P05", 'prepared statement "s" already exists')
 NO_TABLE = messages.error("42P01", 'relation "t" does not exist')
@@ -68,17 +68,17 @@ def test_what_is_prepared_follows_the_client(extended: bool, lease: Lease) -> No
     """In either protocol, and is executed in either."""
     if extended:
         lease.asks(parse("", PREPARE) + bind("") + execute() + SYNC)
-        lease.answers(LAID + IDLE)
+        lease.answers(PARSE_COMPLETE + BIND_COMPLETE + PREPARED + IDLE)
     else:
         has_prepared(lease)
     assert lease.asks(query("EXECUTE s")) == query("EXECUTE s")
     lease.answers(SELECTED + IDLE)
     lease.moves_to(new_server())
-    assert lease.asks(query("EXECUTE s")) == ours(PREPARE) + SYNC + query("EXECUTE s")
+    assert lease.asks(query("EXECUTE s")) == apart(PREPARE) + SYNC + query("EXECUTE s")
     assert lease.answers(LAID + IDLE + SELECTED + IDLE) == SELECTED + IDLE
     lease.moves_to(new_server())
     requests = parse("", "EXECUTE s") + bind("") + execute() + SYNC
-    assert lease.asks(requests) == ours(PREPARE) + SYNC + requests
+    assert lease.asks(requests) == apart(PREPARE) + SYNC + requests
     assert lease.answers(LAID + IDLE + EXECUTED + IDLE) == EXECUTED + IDLE
 
 
@@ -101,7 +101,7 @@ def test_what_ran_before_an_error_counts(lease: Lease) -> None:
     lease.answers(PREPARED + PREPARED + DEALLOCATED + ERROR + IDLE)
     assert names(lease) == [b"b"]
     lease.moves_to(new_server())
-    assert lease.asks(query("EXECUTE b")) == ours("PREPARE b AS SELECT 2") + SYNC + query("EXECUTE b")
+    assert lease.asks(query("EXECUTE b")) == apart("PREPARE b AS SELECT 2") + SYNC + query("EXECUTE b")
 
 
 def test_tags_of_other_commands_count_nothing(lease: Lease) -> None:
@@ -146,7 +146,7 @@ def test_a_name_in_use_is_in_use_on_another_server(lease: Lease) -> None:
     text = query("PREPARE s AS SELECT 'b'")
     assert lease.asks(text) == parse("s", "") + SYNC + text
     assert lease.answers(PARSE_COMPLETE + IDLE + TAKEN + IDLE) == TAKEN + IDLE
-    assert lease.asks(query("EXECUTE s")) == close("s") + ours(PREPARE) + SYNC + query("EXECUTE s")
+    assert lease.asks(query("EXECUTE s")) == close("s") + apart(PREPARE) + SYNC + query("EXECUTE s")
 
 
 def test_names_are_folded_and_quoted_as_postgresql_does(lease: Lease) -> None:
@@ -156,7 +156,7 @@ def test_names_are_folded_and_quoted_as_postgresql_does(lease: Lease) -> None:
     lease.moves_to(new_server())
     assert lease.asks(query('EXECUTE "S"')) == query('EXECUTE "S"')
     lease.answers(UNKNOWN + IDLE)
-    assert lease.asks(query('EXECUTE "s"')) == ours("PREPARE S AS SELECT 1") + SYNC + query('EXECUTE "s"')
+    assert lease.asks(query('EXECUTE "s"')) == apart("PREPARE S AS SELECT 1") + SYNC + query('EXECUTE "s"')
 
 
 def test_a_pipeline_that_prepares_and_executes_passes_as_it_came(lease: Lease) -> None:
@@ -166,7 +166,7 @@ def test_a_pipeline_that_prepares_and_executes_passes_as_it_came(lease: Lease) -
     replies = PREPARED + IDLE + SELECTED + IDLE + DEALLOCATED + IDLE + PREPARED + IDLE + SELECTED + IDLE
     assert lease.answers(replies) == replies
     lease.moves_to(new_server())
-    laid = ours("PREPARE s AS SELECT 2") + SYNC
+    laid = apart("PREPARE s AS SELECT 2") + SYNC
     assert lease.asks(query("EXECUTE s")) == laid + query("EXECUTE s")
 
 
@@ -205,11 +205,11 @@ def test_a_prepare_does_not_find_another_clients_name_taken(way: str) -> None:
     assert second.asks(text) == close("s") + SYNC + text
     assert second.answers(CLOSE_COMPLETE + IDLE + PREPARED + IDLE) == PREPARED + IDLE
     second.ends()
-    assert first.asks(query("EXECUTE s")) == close("s") + ours(PREPARE) + SYNC + query("EXECUTE s")
+    assert first.asks(query("EXECUTE s")) == close("s") + apart(PREPARE) + SYNC + query("EXECUTE s")
     assert first.answers(CLOSE_COMPLETE + LAID + IDLE + SELECTED + IDLE) == SELECTED + IDLE
     first.ends()
     assert second.asks(query("EXECUTE s")) == (
-        close("s") + ours("PREPARE s AS SELECT 'b'") + SYNC + query("EXECUTE s")
+        close("s") + apart("PREPARE s AS SELECT 'b'") + SYNC + query("EXECUTE s")
     )
 
 
@@ -220,7 +220,7 @@ def test_a_text_that_runs_others_may_find_any_name(lease: Lease) -> None:
     other = has_prepared(Lease(server=lease.server, way=lease.way), "PREPARE t AS SELECT 'b'")
     other.ends()
     text = query("DO $$ begin execute 'execute ' || 's'; end $$")
-    assert lease.asks(text) == close("t") + SYNC + ours(PREPARE) + SYNC + text
+    assert lease.asks(text) == close("t") + SYNC + apart(PREPARE) + SYNC + text
     done = command_complete("DO") + IDLE
     assert lease.answers(CLOSE_COMPLETE + IDLE + LAID + IDLE + done) == done
 
@@ -270,7 +270,7 @@ def test_the_protocol_executes_what_sql_has_prepared(lease: Lease) -> None:
     has_prepared(lease)
     lease.moves_to(new_server())
     requests = bind("s") + execute() + SYNC
-    assert lease.asks(requests) == ours(PREPARE) + SYNC + requests
+    assert lease.asks(requests) == apart(PREPARE) + SYNC + requests
     answer = BIND_COMPLETE + SELECTED + IDLE
     assert lease.answers(LAID + IDLE + answer) == answer
     assert lease.asks(describe("s") + SYNC) == describe("s") + SYNC
@@ -279,7 +279,7 @@ def test_the_protocol_executes_what_sql_has_prepared(lease: Lease) -> None:
     duplicate = parse("s", "SELECT 2") + SYNC
     assert lease.asks(duplicate) == close("s") + parse("s", "") + duplicate
     assert lease.answers(CLOSE_COMPLETE + PARSE_COMPLETE + TAKEN + IDLE) == TAKEN + IDLE
-    assert lease.asks(query("EXECUTE s")) == close("s") + ours(PREPARE) + SYNC + query("EXECUTE s")
+    assert lease.asks(query("EXECUTE s")) == close("s") + apart(PREPARE) + SYNC + query("EXECUTE s")
     assert lease.answers(CLOSE_COMPLETE + LAID + IDLE + SELECTED + IDLE) == SELECTED + IDLE
     assert lease.asks(close("s") + SYNC) == SYNC
     assert lease.own_replies() + lease.answers(IDLE) == CLOSE_COMPLETE + IDLE
@@ -293,8 +293,17 @@ def test_within_a_group_the_replies_to_what_is_laid_out_are_swallowed(lease: Lea
     group = parse("", "SELECT 1") + bind("") + execute()
     sent = lease.asks(group + parse("", "EXECUTE s") + bind("") + execute() + SYNC)
     again = parse("", "EXECUTE s")
-    assert sent == group + ours(PREPARE) + again + bind("") + execute() + SYNC
+    assert sent == group + apart(PREPARE) + again + bind("") + execute() + SYNC
     assert lease.answers(EXECUTED + LAID + EXECUTED + IDLE) == EXECUTED + EXECUTED + IDLE
+
+
+def test_the_clients_unnamed_portal_outlives_what_is_laid_out(lease: Lease) -> None:
+    """It may have been bound ahead, and not be executed yet."""
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    sent = lease.asks(parse("", "SELECT 1") + bind("") + describe("s") + execute() + SYNC)
+    assert sent == parse("", "SELECT 1") + bind("") + apart(PREPARE) + describe("s") + execute() + SYNC
+    assert bind("") not in apart(PREPARE)
 
 
 def test_a_statement_that_executes_another_gets_it_when_it_is_prepared(lease: Lease) -> None:
@@ -305,7 +314,7 @@ def test_a_statement_that_executes_another_gets_it_when_it_is_prepared(lease: Le
     lease.moves_to(new_server())
     prepared = parse(NAME_2, "EXECUTE s")
     sent = lease.asks(describe("e") + SYNC)
-    assert sent == ours(PREPARE) + SYNC + prepared + describe(NAME_2) + SYNC
+    assert sent == apart(PREPARE) + SYNC + prepared + describe(NAME_2) + SYNC
 
 
 def test_a_description_of_what_executes_another_finds_it(way: str) -> None:
@@ -319,7 +328,7 @@ def test_a_description_of_what_executes_another_finds_it(way: str) -> None:
     other.asks(query("PREPARE s AS SELECT 1"))
     other.answers(CLOSE_COMPLETE + IDLE + PREPARED + IDLE)
     other.ends()
-    assert lease.asks(describe("e") + SYNC) == close("s") + ours(PREPARE) + SYNC + describe(NAME_2) + SYNC
+    assert lease.asks(describe("e") + SYNC) == close("s") + apart(PREPARE) + SYNC + describe(NAME_2) + SYNC
 
 
 def test_executing_a_prepare_is_asked_about(lease: Lease) -> None:
@@ -341,7 +350,7 @@ def test_laid_out_names_are_bounded(way: str) -> None:
     for number in range(3):
         text = query(f"EXECUTE s{number}")
         first = close("s0") if number == 2 else b""
-        assert lease.asks(text) == first + ours(f"PREPARE s{number} AS SELECT 1") + SYNC + text
+        assert lease.asks(text) == first + apart(f"PREPARE s{number} AS SELECT 1") + SYNC + text
         lease.answers((CLOSE_COMPLETE if first else b"") + LAID + IDLE + SELECTED + IDLE)
     assert [*lease.server.laid] == [b"s1", b"s2"]
 
@@ -355,7 +364,7 @@ def test_what_cannot_be_laid_out_any_more_fails_for_its_own_reason(extended: boo
     has_prepared(lease, "PREPARE s AS SELECT * FROM t")
     lease.moves_to(new_server())
     text = parse("", "EXECUTE s") + bind("") + execute() + SYNC if extended else query("EXECUTE s")
-    laid = ours("PREPARE s AS SELECT * FROM t") + SYNC
+    laid = apart("PREPARE s AS SELECT * FROM t") + SYNC
     assert lease.asks(text) == laid + text
     ahead = PARSE_COMPLETE + BIND_COMPLETE if extended else b""
     failed = PARSE_COMPLETE + BIND_COMPLETE + NO_TABLE + IDLE
@@ -369,11 +378,11 @@ def test_in_a_failed_transaction_the_error_is_its_own(lease: Lease) -> None:
     lease.moves_to(new_server())
     lease.asks(query("BEGIN") + query("SELECT 1/0"))
     lease.answers(command_complete("BEGIN") + BUSY + ERROR + FAILED)
-    assert lease.asks(query("EXECUTE s")) == ours(PREPARE) + SYNC + query("EXECUTE s")
+    assert lease.asks(query("EXECUTE s")) == apart(PREPARE) + SYNC + query("EXECUTE s")
     assert lease.answers(ABORTED + FAILED + ABORTED + FAILED) == ABORTED + FAILED
     lease.asks(query("ROLLBACK"))
     lease.answers(command_complete("ROLLBACK") + IDLE)
-    assert lease.asks(query("EXECUTE s")) == close("s") + ours(PREPARE) + SYNC + query("EXECUTE s")
+    assert lease.asks(query("EXECUTE s")) == close("s") + apart(PREPARE) + SYNC + query("EXECUTE s")
 
 
 def test_error_texts_have_the_clients_names(lease: Lease) -> None:
@@ -420,7 +429,7 @@ def test_executing_what_a_pipeline_has_just_prepared_does_so_too(lease: Lease) -
     lease.answers(DEALLOCATED + IDLE)
     run = parse("", "EXECUTE s") + bind("") + execute()
     lease.asks(parse("", prepare) + bind("") + execute() + run + SYNC)
-    lease.answers(LAID + EXECUTED + IDLE)
+    lease.answers(PARSE_COMPLETE + BIND_COMPLETE + PREPARED + EXECUTED + IDLE)
     assert lease.server.must_ask
 
 
@@ -445,8 +454,8 @@ def test_a_group_does_not_rely_on_what_an_earlier_one_lays_out(lease: Lease) -> 
     failing = bind("unknown") + parse("", "EXECUTE s") + bind("") + execute() + SYNC
     run = parse("", "EXECUTE s") + bind("") + execute() + SYNC
     sent = lease.asks(failing + run)
-    skipped = bind("unknown") + ours(PREPARE) + parse("", "EXECUTE s") + bind("") + execute() + SYNC
-    assert sent == skipped + close("s") + ours(PREPARE) + SYNC + run
+    skipped = bind("unknown") + apart(PREPARE) + parse("", "EXECUTE s") + bind("") + execute() + SYNC
+    assert sent == skipped + close("s") + apart(PREPARE) + SYNC + run
     replies = CLOSE_COMPLETE + LAID + IDLE
     assert lease.answers(UNKNOWN + IDLE + replies + EXECUTED + IDLE) == UNKNOWN + IDLE + EXECUTED + IDLE
     assert lease.asks(query("EXECUTE s")) == query("EXECUTE s")
@@ -458,7 +467,7 @@ def test_what_is_laid_out_in_a_transaction_that_fails_is_laid_out_again(lease: L
     lease.moves_to(new_server())
     lease.asks(query("BEGIN"))
     lease.answers(command_complete("BEGIN") + BUSY)
-    run, laid = query("EXECUTE s"), ours(PREPARE) + SYNC
+    run, laid = query("EXECUTE s"), apart(PREPARE) + SYNC
     sent = lease.asks(query("SELECT 1/0") + run + query("ROLLBACK") + run)
     assert sent == query("SELECT 1/0") + laid + run + query("ROLLBACK") + close("s") + laid + run
     failed = ERROR + FAILED + (ABORTED + FAILED) * 2 + command_complete("ROLLBACK") + IDLE
@@ -489,7 +498,7 @@ def test_a_close_of_somebody_elses_that_is_skipped_is_sent_again(way: str) -> No
     lease = has_prepared(Lease(new_client(), new_server(), way))
     lease.moves_to(server)
     sent = lease.asks(bind("unknown") + parse("", "EXECUTE s") + SYNC)
-    assert sent == bind("unknown") + close("o") + ours(PREPARE) + parse("", "EXECUTE s") + SYNC
+    assert sent == bind("unknown") + close("o") + apart(PREPARE) + parse("", "EXECUTE s") + SYNC
     assert lease.answers(UNKNOWN + IDLE) == UNKNOWN + IDLE
     assert lease.asks(query("EXECUTE o")) == close("o") + SYNC + query("EXECUTE o")
 
@@ -508,18 +517,18 @@ def test_names_of_what_is_executed_are_laid_out_as_well(lease: Lease) -> None:
     lease.asks(parse("e", "EXECUTE s") + SYNC)
     lease.answers(PARSE_COMPLETE + IDLE)
     lease.moves_to(new_server())
-    laid = ours(PREPARE) + SYNC + parse("e", "EXECUTE s") + SYNC
+    laid = apart(PREPARE) + SYNC + parse("e", "EXECUTE s") + SYNC
     assert lease.asks(query("EXECUTE e")) == laid + query("EXECUTE e")
 
 
-def test_a_query_that_may_be_skipped_is_not_ended_by_a_sync_of_ours(lease: Lease) -> None:
+def test_a_query_that_may_be_skipped_is_not_ended_by_a_sync_of_apart(lease: Lease) -> None:
     """The client sends a Query in an open group: if something in front of it fails, everything is skipped to
     the client's own Sync.
     """
     has_prepared(lease)
     lease.moves_to(new_server())
     sent = lease.asks(parse("", "ERROR") + query("SELECT 1") + query("EXECUTE s"))
-    assert sent == parse("", "ERROR") + query("SELECT 1") + ours(PREPARE) + query("EXECUTE s")
+    assert sent == parse("", "ERROR") + query("SELECT 1") + apart(PREPARE) + query("EXECUTE s")
     assert lease.answers(ERROR) == ERROR
     assert not lease.server.free
     assert lease.asks(SYNC) == SYNC

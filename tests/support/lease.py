@@ -10,7 +10,7 @@ import attrs
 
 from tests.support.fakepg import DEFAULTS
 from tests.support.fakesql import data_row
-from tests.support.requests import SYNC, bind, close, execute, parse
+from tests.support.requests import SYNC, bind, close, close_portal, execute, parse
 from tests.support.threeways import fed
 from trio_pool.protocol.client import ClientSession
 from trio_pool.protocol.server import ServerSession
@@ -117,6 +117,12 @@ class Lease:
 def ours(sql: str, *parameters: str | None) -> bytes:
     """A statement of ours, through the unnamed statement and portal."""
     return parse("", sql) + bind("", *parameters) + execute()
+
+
+def apart(sql: str) -> bytes:
+    """The same among the client's own requests."""
+    portal = "trio-pool"
+    return parse("", sql) + bind("", portal=portal) + execute(portal) + close_portal(portal)
 
 
 def set_config(*changes: str | None) -> bytes:

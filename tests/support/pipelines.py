@@ -106,7 +106,8 @@ def _unnamed(draw: st.DrawFn) -> list[Request]:
     requests_: list[Request] = [("parse", "", text), ("bind", "", portal, *_parameters(text))]
     if draw(st.booleans()):
         requests_.append(("describe_portal", portal))
-    return [*requests_, ("execute", portal, draw(_limits))]
+    requests_.append(("execute", portal, draw(_limits)))
+    return [*requests_, ("sync",)] if _RESETS.match(text) else requests_
 
 
 @st.composite
@@ -204,17 +205,17 @@ def restrained(
     `changed` are those that earlier pipelines have, marked if SQL did it. `knows_unnamed` tells that the
     unnamed statement is certain.
 
-    SQL may use what SQL has prepared. It may not execute what SQL deallocates (which may fail), nor use what
-    the protocol has changed in an earlier group, and the protocol may not use what SQL has changed. No RESET
-    ends a group that is open: there it goes back to the server's settings for a while.
+    SQL may use what SQL has prepared. It may not use what SQL deallocates (which may fail), nor what the
+    protocol has changed in an earlier group, and the protocol may not use what SQL has changed. A RESET
+    is a group of its own: within one it goes back to the server's settings, until the group ends.
     """
     kept: list[Request] = []
     before, now = set(changed), set[str]()
-    parsed_unnamed = in_group = resets = False
+    parsed_unnamed = False
     for request in pipeline:
         kind = request[0]
         uses, prepares, drops = _sql_names(request)
-        if uses & before or (kind == "query" and in_group and (resets or _RESETS.match(request[1]))):
+        if uses & before or any(_DROPPED + name in before | now for name in uses):
             continue
         if kind in ("parse", "bind", "describe", "close"):
             name = request[1]
@@ -227,13 +228,11 @@ def restrained(
                 continue
             elif kind in ("parse", "close"):
                 now.add(name)
-        if any(_DROPPED + name in before | now for name in uses - prepares - drops):
-            continue
         now |= {_BY_SQL + name for name in prepares} | {_DROPPED + name for name in drops}
+        if kind == "query" and _RESETS.match(request[1]):
+            kept.append(("sync",))
         kept.append(request)
-        in_group = kind not in _ENDS_GROUP
-        resets = in_group and (resets or (kind == "parse" and _RESETS.match(request[2]) is not None))
-        if not in_group:
+        if kind in _ENDS_GROUP:
             before |= now
             now = set()
             parsed_unnamed = False

@@ -209,10 +209,11 @@ class BackendSession(ReplyQueue):
 
     def swallow_run(self, sql: str) -> bytes:
         """What to send so that a statement of ours which returns no rows runs within the client's group."""
-        for _ in range(3):
+        requests = settings.run_apart(sql.encode())
+        for _ in requests:
             self.swallow()
         self.parse_unnamed(UNKNOWN)
-        return settings.run(sql)
+        return b"".join(requests)
 
     def prepare_unnamed(self, rest: bytes | None) -> bytes:
         """What to send so that the server's unnamed statement is this one, or none."""

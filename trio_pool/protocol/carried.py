@@ -509,7 +509,9 @@ class CarriedSession:
         name, separator, rest = message[5:].partition(b"\0")
         if not name or not separator:
             self._parse_unnamed(rest)
-            ahead = self._laid_out(self.unnamed_facts, server)
+            ahead = b""
+            if self.unnamed_facts is not NOTHING:
+                ahead = self._laid_out(self.unnamed_facts, server)
             server.parse_unnamed(self.unnamed)
             server.open_count += 1
             return ahead + message if ahead else None
@@ -523,9 +525,13 @@ class CarriedSession:
         if not self._check_room():
             return b""
         statement = self._statement(rest, server)
-        if server.has_statement(statement) and not server.may_have_failed:
-            self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
-            return b""
+        if server.has_statement(statement):
+            if not server.may_have_failed:
+                self._change(name, statement, Edit(0, Action.FAKE, messages.PARSE_COMPLETE), server)
+                return b""
+            self._change(name, statement, Edit(0, Action.FORWARD), server)
+            server.parse_unnamed(UNKNOWN_TEXT)
+            return messages.parse(b"", rest)  # PostgreSQL has to say whether it would take it
         ahead = self._laid_out(statement.facts, server)
         requests, edit = server.prepare(statement)
         edit.action = Action.FORWARD

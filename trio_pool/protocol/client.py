@@ -155,9 +155,7 @@ class ClientSession(CarriedSession):
             self._sent.clear()
         self.state = ClientState.LINKED
         ahead = b""
-        if (
-            self.settings is not server.settings or self.reported is not server.reported or self.channels
-        ):
+        if self.settings is not server.settings or self.reported is not server.reported or self.channels:
             ahead = self._adopted_by(server)
         data, self.input = self.input, b""
         return ahead + self._translate(data, server)

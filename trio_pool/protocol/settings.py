@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import attrs
 
 from trio_pool.wire import messages
+from trio_pool.wire.tags import Frontend, Target
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterable, Iterator, Mapping
@@ -187,6 +188,16 @@ def run(sql: str, parameters: Iterable[str | None] = ()) -> bytes:
         messages.parse(b"", messages.text(sql) + b"\0\0") + messages.bind(b"", parameters) + messages.EXECUTE
     )
 
+
+def run_apart(sql: bytes) -> list[bytes]:
+    """The requests of a statement of ours among the client's: its unnamed portal stays as it is."""
+    execution = messages.message(Frontend.EXECUTE, _PORTAL + b"\0\0\0\0\0")
+    closing = messages.message(Frontend.CLOSE, b"%c%b\0" % (Target.PORTAL, _PORTAL))
+    return [messages.parse(b"", sql + b"\0\0\0"), _BIND_APART, execution, closing]
+
+
+_PORTAL = b"trio-pool"
+_BIND_APART = messages.message(Frontend.BIND, _PORTAL + messages.bind(b"", ())[5:])
 
 # Read committed whatever the session's default is: a deferrable serializable one would wait for a snapshot.
 _BEGIN = run("BEGIN ISOLATION LEVEL READ COMMITTED")

@@ -21,8 +21,7 @@ import attrs
 from trio_pool.protocol.facts import NOTHING, Facts, facts_of
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
-from trio_pool.protocol.settings import NONE, Settings
-from trio_pool.wire import messages
+from trio_pool.protocol.settings import NONE, Settings, run_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +55,8 @@ class SqlStatement:
 
     @property
     def requests(self) -> list[bytes]:
-        """What makes it, through the unnamed statement and portal."""
-        return [messages.parse(b"", self.text + b"\0\0\0"), messages.bind(b"", []), messages.EXECUTE]
+        """What makes it, through the unnamed statement."""
+        return run_apart(self.text)
 
 
 @attrs.define(eq=False)
