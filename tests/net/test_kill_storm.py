@@ -230,7 +230,8 @@ async def storm(
                     assassins.start_soon(raging.kill, states(chance, seconds))
             nursery.cancel_scope.cancel()
         await running.at_rest()
-        assert len(running.service.poller) == running.origin.pool.servers
+        listener = running.origin.listening.statistics().connected
+        assert len(running.service.poller) == running.origin.pool.servers + listener
         async with watcher(postgres) as superuser:
             sql = f"select query from pg_stat_activity where position($$ {MARKER} $$ in query) > 0"
             assert await superuser.rows(f"{sql} and state = 'active' and pid <> pg_backend_pid()") == []
