@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.direct import direct
 from tests.support.fakepg import FakePostgres
-from tests.support.lease import adoption, ours, set_config
+from tests.support.lease import adoption, apart, ours, set_config
 from tests.support.requests import SYNC, bind, close, execute, parse, query, read_replies
 from trio_pool.protocol.settings import (
     NONE,
@@ -164,11 +164,13 @@ def test_a_difference_makes_the_server_what_the_client_wants(
 # -- back to StartupMessage ----------------------------------------------------------------------------------
 
 
-def test_a_restoration_is_one_statement_of_ours() -> None:
-    """Its values travel as parameters, and it leaves no unnamed statement behind."""
+def test_a_restoration_is_one_statement_of_apart() -> None:
+    """Its values travel as parameters, and it leaves no unnamed statement behind; an
+    unnamed portal of the client's stays as it is.
+    """
     requests = restoration(intern({"a": "1", "role": "r", "b.c": "\xe9"}))
     sql = requests[6:].partition(b"\0")[0].decode()
-    assert requests == ours(sql, "a", "1", "role", "r", "b.c", "\xe9") + close("") + SYNC
+    assert requests == apart(sql, "a", "1", "role", "r", "b.c", "\xe9") + close("") + SYNC
 
 
 def test_a_restoration_sets_what_has_been_reset_and_nothing_else(postgres: LocalPostgres) -> None:

@@ -521,16 +521,88 @@ def test_names_of_what_is_executed_are_laid_out_as_well(lease: Lease) -> None:
     assert lease.asks(query("EXECUTE e")) == laid + query("EXECUTE e")
 
 
-def test_a_query_that_may_be_skipped_is_not_ended_by_a_sync_of_apart(lease: Lease) -> None:
+def test_a_query_that_may_be_skipped_is_not_ended_by_a_sync_of_ours(lease: Lease) -> None:
     """The client sends a Query in an open group: if something in front of it fails, everything is skipped to
-    the client's own Sync.
+    the client's own Sync. Nor does anything precede it that can fail, and would skip it.
     """
     has_prepared(lease)
     lease.moves_to(new_server())
     sent = lease.asks(parse("", "ERROR") + query("SELECT 1") + query("EXECUTE s"))
-    assert sent == parse("", "ERROR") + query("SELECT 1") + apart(PREPARE) + query("EXECUTE s")
+    assert sent == parse("", "ERROR") + query("SELECT 1") + query("EXECUTE s")
     assert lease.answers(ERROR) == ERROR
     assert not lease.server.free
     assert lease.asks(SYNC) == SYNC
     assert lease.answers(IDLE) == IDLE
     assert lease.server.free
+
+
+def test_a_query_in_an_open_group_is_not_preceded_by_what_can_fail(way: str) -> None:
+    """It would be skipped, its ReadyForQuery included; but another client's name is closed."""
+    other = has_prepared(Lease(way=way))
+    other.ends()
+    lease = has_prepared(Lease(new_client(), new_server(), way), "PREPARE s AS SELECT 'b'")
+    lease.moves_to(other.server)
+    sent = lease.asks(parse("", "SELECT 1") + query("EXECUTE s"))
+    assert sent == parse("", "SELECT 1") + close("s") + query("EXECUTE s")
+    replies = PARSE_COMPLETE + CLOSE_COMPLETE + UNKNOWN + IDLE
+    assert lease.answers(replies) == PARSE_COMPLETE + UNKNOWN + IDLE
+
+
+RUNS_PREPARE = parse("", "PREPARE s AS SELECT 'b'") + bind("") + execute()
+
+
+def test_a_prepare_that_may_be_skipped_does_not_hide_another_clients_name(way: str) -> None:
+    """The Close in front of it may be skipped as well; what follows in a pipeline does not rely on it."""
+    other = has_prepared(Lease(way=way))
+    other.ends()
+    lease = Lease(new_client(), other.server, way)
+    sent = lease.asks(bind("unknown") + RUNS_PREPARE + SYNC + query("EXECUTE s"))
+    laid = close("s") + apart("PREPARE s AS SELECT 'b'") + SYNC
+    assert sent == bind("unknown") + close("s") + RUNS_PREPARE + SYNC + laid + query("EXECUTE s")
+    assert lease.answers(UNKNOWN + IDLE + CLOSE_COMPLETE + LAID + IDLE + SELECTED + IDLE) == (
+        UNKNOWN + IDLE + SELECTED + IDLE
+    )
+    assert names(lease) == []
+    assert lease.asks(query("EXECUTE s")) == close("s") + SYNC + query("EXECUTE s")
+
+
+def test_a_prepare_that_was_skipped_does_not_hide_another_clients_name(way: str) -> None:
+    """Nor when that is known before the group ends."""
+    other = has_prepared(Lease(way=way))
+    other.ends()
+    lease = Lease(new_client(), other.server, way)
+    lease.asks(bind("unknown") + RUNS_PREPARE)
+    assert lease.answers(UNKNOWN) == UNKNOWN
+    assert lease.asks(SYNC + query("EXECUTE s")) == SYNC + close("s") + SYNC + query("EXECUTE s")
+    assert lease.answers(IDLE + CLOSE_COMPLETE + IDLE + UNKNOWN + IDLE) == IDLE + UNKNOWN + IDLE
+
+
+def test_what_is_skipped_is_not_counted(lease: Lease) -> None:
+    """A text in a group that has failed already changes nothing, and nothing waits for it."""
+    has_prepared(lease)
+    lease.asks(bind("unknown"))
+    lease.answers(UNKNOWN)
+    lease.asks(parse("", "DEALLOCATE ALL") + bind("") + execute() + query("DEALLOCATE s") + SYNC)
+    assert lease.answers(IDLE) == IDLE
+    assert names(lease) == [b"s"]
+    lease.moves_to(new_server())
+    assert lease.asks(query("EXECUTE s")) == apart(PREPARE) + SYNC + query("EXECUTE s")
+
+
+def test_a_prepare_of_a_name_in_use_changes_nothing_for_what_follows(lease: Lease) -> None:
+    """It fails; EXECUTE in the same pipeline finds what was there."""
+    has_prepared(lease)
+    lease.moves_to(new_server())
+    again, run = query("PREPARE s AS SELECT 'b'"), query("EXECUTE s")
+    assert lease.asks(again + run) == parse("s", "") + SYNC + again + close("s") + apart(PREPARE) + SYNC + run
+    replies = PARSE_COMPLETE + IDLE + TAKEN + IDLE + CLOSE_COMPLETE + LAID + IDLE + SELECTED + IDLE
+    assert lease.answers(replies) == TAKEN + IDLE + SELECTED + IDLE
+
+
+def test_a_text_that_is_only_suspected_to_need_a_name_fails_for_its_own_reason(lease: Lease) -> None:
+    """What was laid out for it in vain is not the reason."""
+    has_prepared(lease, "PREPARE s AS SELECT * FROM t")
+    lease.moves_to(new_server())
+    assert lease.asks(query("NONSENSE")) == apart("PREPARE s AS SELECT * FROM t") + SYNC + query("NONSENSE")
+    laid = PARSE_COMPLETE + BIND_COMPLETE + NO_TABLE + IDLE
+    assert lease.answers(laid + ERROR + IDLE) == ERROR + IDLE

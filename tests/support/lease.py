@@ -119,10 +119,10 @@ def ours(sql: str, *parameters: str | None) -> bytes:
     return parse("", sql) + bind("", *parameters) + execute()
 
 
-def apart(sql: str) -> bytes:
-    """The same among the client's own requests."""
+def apart(sql: str, *parameters: str | None) -> bytes:
+    """The same in a transaction of the client's, who may have an unnamed portal."""
     portal = "trio-pool"
-    return parse("", sql) + bind("", portal=portal) + execute(portal) + close_portal(portal)
+    return parse("", sql) + bind("", *parameters, portal=portal) + execute(portal) + close_portal(portal)
 
 
 def set_config(*changes: str | None) -> bytes:
@@ -166,4 +166,4 @@ def told(*rows: tuple[str, str, str]) -> bytes:
 def restored(*values: str, reports: bytes = b"") -> bytes:
     """The replies to what sets a StartupMessage's settings again."""
     found = b"".join(map(data_row, values)) + command_complete(f"SELECT {len(values)}")
-    return PARSE_COMPLETE + BIND_COMPLETE + found + CLOSE_COMPLETE + reports + IDLE
+    return PARSE_COMPLETE + BIND_COMPLETE + found + CLOSE_COMPLETE * 2 + reports + IDLE

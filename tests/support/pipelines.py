@@ -26,7 +26,7 @@ NAMES: Final = ["s1", "s2", "s3"]
 PORTALS: Final = ["", "", "p1"]
 _SQL_NAMES: Final = ["q1", "q2"]
 _BY_SQL: Final = "prepared "
-_DROPPED: Final = "dropped "
+_UNSURE: Final = "unsure "
 _RESETS: Final = re.compile("RESET|DISCARD")
 MARK: Final = "@"
 """Stands for the payload, which says whose request it is."""
@@ -114,7 +114,7 @@ def _unnamed(draw: st.DrawFn) -> list[Request]:
 def _named(draw: st.DrawFn) -> list[Request]:
     """Bind and Execute, which may not fit the statement that the name stands for."""
     name, portal = draw(_any_names), draw(_portals)
-    parameters = (MARK,) * draw(st.sampled_from([1, 1, 0]))
+    parameters = () if name == "q1" else (MARK,) * draw(st.sampled_from([1, 1, 0]))
     return [("bind", name, portal, *parameters), ("execute", portal, draw(_limits))]
 
 
@@ -205,17 +205,27 @@ def restrained(
     `changed` are those that earlier pipelines have, marked if SQL did it. `knows_unnamed` tells that the
     unnamed statement is certain.
 
-    SQL may use what SQL has prepared. It may not use what SQL deallocates (which may fail), nor what the
-    protocol has changed in an earlier group, and the protocol may not use what SQL has changed. A RESET
-    is a group of its own: within one it goes back to the server's settings, until the group ends.
+    SQL may use what a Query outside of any group prepares, once. It may not use what SQL deallocates or
+    prepares otherwise (which may fail), nor what the protocol has changed in an earlier group, and the
+    protocol may not use what SQL has changed. A RESET is a group of its own: within one it goes back to the
+    server's settings, until the group ends. Neither it nor what names prepared statements stands behind a
+    Query that may be skipped.
     """
     kept: list[Request] = []
     before, now = set(changed), set[str]()
     parsed_unnamed = False
+    in_group = may_be_skipped = True  # as far as anybody knows
     for request in pipeline:
         kind = request[0]
         uses, prepares, drops = _sql_names(request)
-        if uses & before or any(_DROPPED + name in before | now for name in uses):
+        if kind == "query" and (uses or drops or _RESETS.match(request[1])) and (in_group or may_be_skipped):
+            kept.append(("sync",))
+            before |= now
+            now = set()
+            in_group = may_be_skipped = parsed_unnamed = False
+        if uses & before or any(_UNSURE + name in before | now for name in uses):
+            continue
+        if any(_BY_SQL + name in before | now for name in prepares):
             continue
         if kind in ("parse", "bind", "describe", "close"):
             name = request[1]
@@ -224,15 +234,16 @@ def restrained(
                     parsed_unnamed, knows_unnamed = True, False
                 elif kind == "close" or not (parsed_unnamed or (knows_unnamed and not before)):
                     continue
-            elif name in before or not {_BY_SQL + name, _DROPPED + name}.isdisjoint(before | now):
+            elif name in before or not {_BY_SQL + name, _UNSURE + name}.isdisjoint(before | now):
                 continue
             elif kind in ("parse", "close"):
                 now.add(name)
-        now |= {_BY_SQL + name for name in prepares} | {_DROPPED + name for name in drops}
-        if kind == "query" and _RESETS.match(request[1]):
-            kept.append(("sync",))
+        unsure = drops | (prepares if in_group or kind == "parse" else set())
+        now |= {_BY_SQL + name for name in prepares} | {_UNSURE + name for name in unsure}
         kept.append(request)
-        if kind in _ENDS_GROUP:
+        may_be_skipped = kind != "sync" and (may_be_skipped or (in_group and kind in _ENDS_GROUP))
+        in_group = kind not in _ENDS_GROUP
+        if not in_group:
             before |= now
             now = set()
             parsed_unnamed = False

@@ -41,7 +41,9 @@ NOTHING = Ask(0)
 UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
 _EMPTY = b"\0\0\0"  # a text without a statement, and no types
 TAKEN = SqlStatement(b"")
-"""What may stand under a name, and no client may find."""
+"""What stands under a name, and no client may find."""
+DOUBTFUL = SqlStatement(b"")
+"""What stands under a name if something does, after what was to change it has failed."""
 ANYTHING = SqlStatement(b"")
 """What is to stand under a name that must be in use, whatever it is."""
 
@@ -259,15 +261,23 @@ class BackendSession(ReplyQueue):
         self,
         wanted: Mapping[bytes, Preparable | None],
         failed: Callable[[bytes], None] = lambda _: None,
+        *,
+        for_query: bool = False,
     ) -> bytes:
         """What to send so that each name stands for what it does in the client's session (None: nothing).
 
         Each name that differs is a group of its own, unless the client's group is open. `failed` is told the
         error if something cannot be prepared any more, as EXECUTE would find out on a direct connection.
+
+        An error within the client's group would skip a Query, ReadyForQuery included. So nothing is prepared
+        there `for_query`: EXECUTE does not find it.
         """
+        within = self.sends_group or self.query_may_be_skipped
         requests = b""
         changes = []
         for name, statement in wanted.items():
+            if within and for_query and statement is not ANYTHING and self.laid.get(name) is not statement:
+                statement = None
             if not self._stands(name, statement):
                 change = _Change()
                 requests += self._lay(name, statement, change, wanted, failed)
@@ -280,11 +290,15 @@ class BackendSession(ReplyQueue):
         """Whether a name is certain to stand for this. What was changed for a group that is not answered may
         not have happened; whatever relies on it in the same group fails then as well.
         """
-        change = self.unsure.get(name)
-        if change is not None and change.group != self.sending:
+        if not self.is_sure(name):
             return False
         stands = self.laid.get(name)
-        return stands not in (None, TAKEN) if statement is ANYTHING else stands is statement
+        return stands is not None if statement is ANYTHING else stands is statement
+
+    def is_sure(self, name: bytes) -> bool:
+        """Whether what we have changed of a name has happened, unless the group that is being sent fails."""
+        change = self.unsure.get(name)
+        return (change is None or change.group == self.sending) and self.laid.get(name) is not DOUBTFUL
 
     def _lay(
         self,
@@ -322,12 +336,14 @@ class BackendSession(ReplyQueue):
             for changed in names:
                 if self.unsure.get(changed) is change:
                     del self.unsure[changed]
-                    self.laid[changed] = TAKEN
+                    self.laid[changed] = DOUBTFUL
             if error:
                 failed(error)
 
-        self.unsure.update(dict.fromkeys(names, change))
-        if not (self.sends_group or self.query_may_be_skipped):
+        apart = not (self.sends_group or self.query_may_be_skipped)
+        if not apart or statement not in (None, TAKEN):  # those two cannot fail
+            self.unsure.update(dict.fromkeys(names, change))
+        if apart:
             self.own_group(Errand(done=done, failed=undo))
             return b"".join(requests) + messages.SYNC
         for _ in requests[1:]:
@@ -339,7 +355,7 @@ class BackendSession(ReplyQueue):
         """What to send so that a Parse of this name fails because it is taken."""
         self.swallow()
         self.swallow()
-        self.laid[name] = TAKEN
+        self.laid[name] = DOUBTFUL
         return messages.close_statement(name) + messages.parse(name, _EMPTY)
 
     def lay_out_exactly(self, wanted: Mapping[bytes, Preparable]) -> bytes:

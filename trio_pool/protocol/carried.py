@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trio_pool.errors import ClientFault, SqlState
-from trio_pool.protocol.backend import ANYTHING, SEQUENCES, TAKEN
+from trio_pool.protocol.backend import ANYTHING, SEQUENCES
 from trio_pool.protocol.facts import (
     NOTHING,
     UNKNOWN,
@@ -34,7 +34,7 @@ from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from trio_pool.protocol.backend import Preparable
     from trio_pool.protocol.inspection import Inspection
@@ -61,10 +61,14 @@ def known_facts(text: bytes) -> Facts:
 
 @attrs.define(eq=False)
 class _Sent:
-    """What SQL that is not answered yet does to a name: facts of what it prepares; number of its group."""
+    """What SQL that is not answered yet makes of a name: facts of all that it prepares, what stands there in
+    the end if all succeeds; the last group and its number.
+    """
 
     facts: list[Facts] = attrs.field(factory=list)
-    group: int = 0
+    statement: SqlStatement | None = None
+    group: Group | None = None
+    number: int = 0
 
 
 class CarriedSession:
@@ -159,7 +163,7 @@ class CarriedSession:
         """
         for name, statement in inspection.laid.items():
             gone = name not in inspection.prepared and server.laid.get(name) is statement
-            if gone and isinstance(statement, SqlStatement) and statement is not TAKEN:
+            if gone and isinstance(statement, SqlStatement) and statement.text:
                 self._deallocated(name, server)
         for name, text in inspection.prepared.items():
             if name not in server.laid and name not in inspection.laid:
@@ -206,10 +210,11 @@ class CarriedSession:
             return messages.message(Frontend.QUERY, b'EXECUTE "%b"\0' % self.registry.nobody)
 
         def excuse(error: bytes) -> None:
-            group.excuse = error
+            if facts.prepared:  # else nobody knows whether the text needs it
+                group.excuse = error
 
         ahead = server.lay_out_exactly(self.statements or {}) if facts.lists_prepared else b""
-        ahead += server.lay_out(self._names_in(facts, server), excuse)
+        ahead += server.lay_out(self._names_in(facts, server), excuse, for_query=True)
         group = server.explained_query()
         self._expect(facts, server, group, text)
         if self.base:
@@ -231,7 +236,8 @@ class CarriedSession:
             ahead = server.lay_out_exactly(self.statements or {})
 
         def excuse(error: bytes) -> None:
-            group.excuse = error
+            if facts.prepared:
+                group.excuse = error
 
         ahead += server.lay_out(self._names_in(facts, server), excuse)
         group = server.opened()
@@ -281,21 +287,24 @@ class CarriedSession:
 
     def _laid_out(self, facts: Facts, server: ServerSession) -> bytes:
         """What a Parse or Describe of such a text needs in front of it."""
-        if not facts.prepared:
-            return b""
-
-        def excuse(error: bytes) -> None:
-            group.excuse = error
-
-        ahead = server.lay_out(self._names_in(facts, server), excuse)
-        if ahead:
-            group = server.opened()
-        return ahead
+        return self._laid_ahead(self._names_in(facts, server), server) if facts.prepared else b""
 
     def _laid_name(self, name: bytes, server: ServerSession) -> bytes:
         """What a Bind or Describe of a name needs in front of it that is no statement of the protocol."""
         self._forget_answered(server)
-        return b"" if name in self._sent else server.lay_out({name: (self.statements or {}).get(name)})
+        wanted = self._settled({name: (self.statements or {}).get(name)}, server)
+        return self._laid_ahead(wanted, server)
+
+    def _laid_ahead(self, wanted: Mapping[bytes, Preparable | None], server: ServerSession) -> bytes:
+        """What to send ahead of a request; if it cannot be laid out, that is why the request fails."""
+
+        def excuse(error: bytes) -> None:
+            group.excuse = error
+
+        ahead = server.lay_out(wanted, excuse)
+        if ahead:
+            group = server.opened()
+        return ahead
 
     def _names_in(self, facts: Facts, server: ServerSession) -> dict[bytes, Preparable | None]:
         """The names that a text uses, with what they stand for in the client's session. A text that may run
@@ -320,22 +329,48 @@ class CarriedSession:
                     used_by_name[used.name] = made
                     pending.append(made.facts)
         wanted.update(reversed(used_by_name.items()))  # what a statement executes itself goes first
-        return {name: made for name, made in wanted.items() if name not in self._sent}
+        return self._settled(wanted, server)
+
+    def _settled(
+        self, wanted: dict[bytes, Preparable | None], server: ServerSession
+    ) -> dict[bytes, Preparable | None]:
+        """Without what SQL ahead decides; with what it will, if it has to be assumed."""
+        if not self._sent:
+            return wanted
+        settled = {name: made for name, made in wanted.items() if name not in self._sent}
+        for name in wanted.keys() & self._sent.keys():
+            if not server.is_sure(name):  # it may stand for another client's
+                settled[name] = self._sent[name].statement
+        return settled
 
     def _forget_answered(self, server: ServerSession) -> None:
         if self._sent:
-            self._sent = {name: sent for name, sent in self._sent.items() if sent.group >= server.answered}
+            self._sent = {
+                name: sent
+                for name, sent in self._sent.items()
+                if sent.number >= server.answered and not (sent.group is not None and sent.group.failed)
+            }
 
-    def _sends(self, names: Iterable[bytes], server: ServerSession, group: Group, *facts: Facts) -> None:
-        """A group prepares or deallocates names."""
+    def _sends(
+        self,
+        names: Iterable[bytes],
+        server: ServerSession,
+        group: Group,
+        statement: SqlStatement | None = None,
+    ) -> None:
+        """A group prepares or (None) deallocates names."""
         number = server.sending if group is server.open_group else server.sending - 1
         for name in names:
             sent = self._sent.setdefault(name, _Sent())
-            sent.facts += facts
-            sent.group = number
+            sent.statement = statement
+            sent.group, sent.number = group, number
+            if statement is not None:
+                sent.facts.append(statement.facts)
 
     def _expect(self, facts: Facts, server: ServerSession, group: Group, text: bytes | None = None) -> None:
         """Note what is to be asked and what to count when a text with these facts has run."""
+        if group.failed:
+            return  # it is skipped
         for run in self._executed(facts):
             self._suspect(run, server, group)
             if any(used.action is not PreparedAction.EXECUTE for used in run.prepared):
@@ -351,7 +386,7 @@ class CarriedSession:
                 effect = partial(self._prepared_by_sql, used.name, statement, server)
                 group.effects.append(Effect(b"PREPARE\0", effect))
                 if used.name in self._sent or used.name not in (self.statements or {}):  # else it fails
-                    self._sends([used.name], server, group, inner)
+                    self._sends([used.name], server, group, statement)
             elif used.action is PreparedAction.DEALLOCATE:
                 tag = b"DEALLOCATE ALL\0" if used.name is None else b"DEALLOCATE\0"
                 group.effects.append(Effect(tag, partial(self._deallocated, used.name, server)))

@@ -166,6 +166,8 @@ class Group:
 
     def absorb(self, other: Group) -> None:
         """The server answers what the other group holds in this one."""
+        if other.explained:  # else it may be a shared one
+            other.failed = other.failed or self.failed
         self.edits += other.edits
         self.effects += other.effects
         self.explained = self.explained or other.explained

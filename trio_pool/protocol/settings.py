@@ -158,7 +158,8 @@ def restoration(wanted: Settings) -> bytes:
     would go back to what its StartupMessage said.
     """
     parameters = [text for pair in wanted.items() for text in pair]
-    return run(_restore(len(wanted)), parameters) + messages.close_statement(b"") + messages.SYNC
+    requests = run_apart(_restore(len(wanted)).encode(), parameters)
+    return b"".join(requests) + messages.close_statement(b"") + messages.SYNC
 
 
 @functools.lru_cache(maxsize=64)
@@ -189,15 +190,15 @@ def run(sql: str, parameters: Iterable[str | None] = ()) -> bytes:
     )
 
 
-def run_apart(sql: bytes) -> list[bytes]:
-    """The requests of a statement of ours among the client's: its unnamed portal stays as it is."""
+def run_apart(sql: bytes, parameters: Iterable[str | None] = ()) -> list[bytes]:
+    """The requests of a statement of ours in a transaction of the client's, whose unnamed portal stays."""
+    binding = messages.message(Frontend.BIND, _PORTAL + messages.bind(b"", parameters)[5:])
     execution = messages.message(Frontend.EXECUTE, _PORTAL + b"\0\0\0\0\0")
     closing = messages.message(Frontend.CLOSE, b"%c%b\0" % (Target.PORTAL, _PORTAL))
-    return [messages.parse(b"", sql + b"\0\0\0"), _BIND_APART, execution, closing]
+    return [messages.parse(b"", sql + b"\0\0\0"), binding, execution, closing]
 
 
 _PORTAL = b"trio-pool"
-_BIND_APART = messages.message(Frontend.BIND, _PORTAL + messages.bind(b"", ())[5:])
 
 # Read committed whatever the session's default is: a deferrable serializable one would wait for a snapshot.
 _BEGIN = run("BEGIN ISOLATION LEVEL READ COMMITTED")
