@@ -45,7 +45,7 @@ class Settings:
 
     @meaning.default
     def _meaning(self) -> bytes:
-        return b"\0".join(f"\0{n}={self._values[n]}".encode() for n in _MEANING if n in self._values)
+        return b"\0".join(_bytes(f"\0{n}={self._values[n]}") for n in _MEANING if n in self._values)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -69,6 +69,10 @@ class Settings:
     def but(self, changes: Mapping[str, str] | Settings) -> Settings:
         """The same with `changes` applied."""
         return intern({**self._values, **dict(changes.items())})
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # a StartupMessage may hold any bytes
 
 
 _known: WeakValueDictionary[frozenset[tuple[str, str]], Settings] = WeakValueDictionary()
