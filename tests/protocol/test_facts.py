@@ -739,3 +739,11 @@ def test_nothing_changes_unsuspected(observer: Observer, start: str) -> None:
             if unsuspected:
                 found[text] = unsuspected
     assert found == {}
+
+
+@pytest.mark.parametrize("text", [b"select se1t_config('a.b', '1', false)", b"select p1g_x(1)", b"se1lect 1"])
+def test_numbers_do_not_hide_what_is_not_plain(text: bytes) -> None:
+    """What was plain with digits in its words says nothing about the same words without them."""
+    plain(text)
+    assert not plain(text.translate(None, b"1")) or facts_of(text.translate(None, b"1")) is NOTHING
+    assert not plain(b"select set_config('a.b', '', false)")
