@@ -103,3 +103,8 @@ class ServerFault(TrioPoolError):
     def lasting(self) -> bool:
         """Credentials (class 28) and unknown databases (class 3D) do not mend themselves within a wait."""
         return self.sqlstate[:2] in ("28", "3D")
+
+
+def internal_fault() -> ServerFault:
+    """A bug of ours, in something that concerns one server connection."""
+    return ServerFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR)

@@ -15,7 +15,7 @@ from tests.net.origins import Proxy, greeting, let_in, read_startup, row, script
 from tests.net.peer import Message, Peer
 from tests.support import requests
 from tests.support.target import PASSWORD, USER
-from trio_pool.net import origin as origin_module
+from trio_pool.net import backoff as backoff_module
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Backend
 
@@ -38,8 +38,8 @@ FATAL = messages.error("57P01", "terminating connection due to administrator com
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again almost at once: for tests that let many attempts fail."""
-    monkeypatch.setattr(origin_module, "FIRST_BACKOFF", 0.001)
-    monkeypatch.setattr(origin_module, "LONGEST_BACKOFF", 0.002)
+    monkeypatch.setattr(backoff_module, "FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(backoff_module, "LONGEST_BACKOFF", 0.002)
 
 
 async def without_server(running: Running, proxy: Proxy) -> None:

@@ -35,7 +35,6 @@ after `SILENCE` seconds without a byte it sends an empty query, whose answer has
 from __future__ import annotations
 
 import math
-import random
 import secrets
 from typing import TYPE_CHECKING
 
@@ -43,9 +42,10 @@ import attrs
 import structlog
 import trio
 
-from trio_pool.errors import Reason, ServerFault
+from trio_pool.errors import Reason, ServerFault, internal_fault
+from trio_pool.net.backoff import LONGEST_BACKOFF, Backoff
 from trio_pool.net.dial import OriginAccess, dial
-from trio_pool.net.listening_connection import ListeningConnection, Statement, internal_error
+from trio_pool.net.listening_connection import ListeningConnection, Statement
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.subscriptions import Reservation, Subscriber, Subscriptions
 from trio_pool.wire import messages
@@ -59,11 +59,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 APPLICATION_NAME = "trio-pool listener"
-FIRST_BACKOFF = 0.05
-LONGEST_BACKOFF = 5.0
-"""Seconds between attempts to connect, doubled each time, with jitter; and how long a connection must have
-been of use for the next one to be opened at once. As in origin.py.
-"""
 SILENCE = 30.0
 """Seconds without a byte after which the server is asked whether it is there.
 
@@ -264,7 +259,7 @@ class Listening:
             self._refuse(next(iter(channels)), fault)
         else:  # one name spoils the transaction; which one?
             for channel in channels:
-                line.ask(b"LISTEN " + _quoted(channel), (channel,))
+                line.ask(b"LISTEN " + messages.quoted(channel), (channel,))
         self._answer_waiting()
 
     def lost(self) -> None:
@@ -324,17 +319,16 @@ class Listening:
 
     async def run(self) -> None:
         """Keep the connection while anything is to be listened to; for ever."""
-        backoff = 0.0
+        backoff = Backoff()
         while True:
             while not self._subscriptions.wanted:
                 await self._mailbox.wait()
             self._opened, self._ready_for = trio.current_time(), 0.0
             ready_for = await self._live()
             if ready_for >= LONGEST_BACKOFF:
-                backoff = 0.0
+                backoff.reset()
             else:
-                backoff = min(max(FIRST_BACKOFF, backoff * 2), LONGEST_BACKOFF)
-                await trio.sleep(backoff * random.uniform(0.5, 1.0))
+                await backoff.wait()
 
     async def _live(self) -> float:
         """One connection, from the first SYN to the end; for how many seconds it was of use, `math.inf` if it
@@ -366,7 +360,7 @@ class Listening:
             raise
         except Exception as error:
             log.error("internal error in opening a listening connection", pool=self._label, exc_info=error)
-            raise internal_error() from error
+            raise internal_fault() from error
 
     async def _open(self) -> ListeningConnection:
         try:
@@ -388,7 +382,7 @@ class Listening:
         if line.dialled.login.parameters.get("server_encoding") == "SQL_ASCII":
             self.encoding = "SQL_ASCII"
             setup += b"SET client_encoding = SQL_ASCII;"
-        line.ask(setup + b"LISTEN " + _quoted(self.marker), (self.marker,))
+        line.ask(setup + b"LISTEN " + messages.quoted(self.marker), (self.marker,))
         self._listen(line)
         if line.dialled.unread:
             line.receive(line.dialled.unread)
@@ -435,14 +429,14 @@ class Listening:
         self._missing.clear()
         for start in range(0, len(channels), BATCH):
             batch = channels[start : start + BATCH]
-            line.ask(b";".join(b"LISTEN " + _quoted(channel) for channel in batch), batch)
+            line.ask(b";".join(b"LISTEN " + messages.quoted(channel) for channel in batch), batch)
 
     def _unlisten(self, line: ListeningConnection) -> None:
         channels = list(self._surplus)
         self._surplus.clear()
         self._listened.difference_update(channels)
         for start in range(0, len(channels), BATCH):
-            line.ask(b";".join(b"UNLISTEN " + _quoted(c) for c in channels[start : start + BATCH]))
+            line.ask(b";".join(b"UNLISTEN " + messages.quoted(c) for c in channels[start : start + BATCH]))
 
     def _failed(self, fault: ServerFault) -> None:
         self.failure = fault
@@ -459,7 +453,7 @@ class Listening:
     def _end(self, line: ListeningConnection) -> float:
         """Close and say why; for how long it was of use."""
         if line.fault is None:
-            line.lose(internal_error())
+            line.lose(internal_fault())
         assert line.fault is not None
         fault = line.fault
         line.close()
@@ -487,8 +481,3 @@ def _check(channel: bytes) -> None:
         raise ServerFault("invalid channel name", INVALID_NAME, reason=Reason.CLIENT_REFUSED)
     if len(channel) > LONGEST_CHANNEL:
         raise ServerFault("channel name too long", TOO_LONG, reason=Reason.CLIENT_REFUSED)
-
-
-def _quoted(name: bytes) -> bytes:
-    """As an identifier. In UTF-8 and in SQL_ASCII no other character holds the byte of a quote."""
-    return b'"%b"' % name.replace(b'"', b'""')

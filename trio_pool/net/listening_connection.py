@@ -12,7 +12,7 @@ import attrs
 import structlog
 import trio
 
-from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.errors import Reason, ServerFault, SqlState, internal_fault
 from trio_pool.net.connection import Connection
 from trio_pool.wire import messages
 from trio_pool.wire.frames import HEADER_SIZE, MAX_LOGIN_REPLY, FramingError, header
@@ -160,8 +160,4 @@ class ListeningConnection(Connection):
 
     def on_crash(self, error: Exception) -> None:
         log.error("internal error in a listening connection", exc_info=error)
-        self.lose(internal_error())
-
-
-def internal_error() -> ServerFault:
-    return ServerFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR)
+        self.lose(internal_fault())

@@ -23,7 +23,7 @@ import attrs
 import structlog
 import trio
 
-from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.errors import Reason, ServerFault, SqlState, internal_fault
 from trio_pool.net.conversation import Conversation, EndOfStream
 from trio_pool.net.dial import OriginAccess, dial
 from trio_pool.net.mailbox import Mailbox
@@ -182,9 +182,7 @@ class Lookup:
             self._fail_all(flight, fault)
         except Exception as error:
             log.error("internal error in looking up a user", database=self.name, exc_info=error)
-            internal = ServerFault(
-                "internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR
-            )
+            internal = internal_fault()
             self._fail_all(flight, internal)
         flight.done.set()
 

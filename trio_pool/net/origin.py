@@ -15,7 +15,8 @@ import structlog
 import trio
 
 from trio_pool.config.model import Database, PoolMode, Session
-from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.errors import Reason, ServerFault, SqlState, internal_fault
+from trio_pool.net.backoff import Backoff
 from trio_pool.net.dial import OriginAccess, dial
 from trio_pool.net.listening import Listening
 from trio_pool.net.mailbox import Mailbox
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
     from trio_pool.protocol.settings import Settings
 
 log = structlog.get_logger()
-
-FIRST_BACKOFF = 0.05
-LONGEST_BACKOFF = 5.0
-"""Seconds between attempts to connect while the origin is down; doubled each time, with jitter.
-
-Short, because clients are waiting.
-"""
 
 
 class OriginPool:
@@ -117,18 +111,17 @@ class OriginPool:
         """Open servers when they are wanted; each lives in a task of this nursery."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.listening.run)
-            backoff = 0.0
+            backoff = Backoff()
             while True:
                 while self._wanted:
                     try:
                         server = await self._open_or_fault()
                     except ServerFault as fault:
                         self._failed(fault)
-                        backoff = min(max(FIRST_BACKOFF, backoff * 2), LONGEST_BACKOFF)
-                        await trio.sleep(backoff * random.uniform(0.5, 1.0))
+                        await backoff.wait()
                     else:
                         nursery.start_soon(server.live)
-                        backoff = 0.0
+                        backoff.reset()
                 await self._mailbox.wait()
 
     @property
@@ -148,9 +141,7 @@ class OriginPool:
             raise
         except Exception as error:
             log.error("internal error in opening a server", pool=str(self.pool.key), exc_info=error)
-            raise ServerFault(
-                "internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR
-            ) from error
+            raise internal_fault() from error
 
     async def _open(self) -> Server:
         """One login. Its place in the pool is taken before and given back if it fails."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.errors import Reason, ServerFault, SqlState, internal_fault
 from trio_pool.net.connection import Connection
 from trio_pool.net.dial import Dialled, send_cancel
 from trio_pool.net.handover import NOT_HANDED_OVER, Handover, Stage
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 IDLE = Status.IDLE
-NOTHING = Ask(0)
+NOTHING = Ask.NOTHING
 CANCEL_AGAIN = 0.1
 """Seconds between cancel requests for what a client left running.
 
@@ -163,9 +163,7 @@ class Server(Connection):
 
     def on_crash(self, error: Exception) -> None:
         log.error("internal error in a server connection", server=repr(self), exc_info=error)
-        self.lose(
-            ServerFault("internal error of trio-pool", SqlState.INTERNAL_ERROR, reason=Reason.INTERNAL_ERROR)
-        )
+        self.lose(internal_fault())
 
     def offer(self) -> None:
         """The protocol is at rest: the lease ends, unless the session has to be looked at, the client keeps

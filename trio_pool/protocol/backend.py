@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Preparable = Statement | SqlStatement
 UNREADABLE = "session state that could not be read"
 SEQUENCES = "sequence values"
-NOTHING = Ask(0)
+NOTHING = Ask.NOTHING
 
 UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
 _EMPTY = b"\0\0\0"  # a text without a statement, and no types
@@ -394,6 +394,14 @@ class BackendSession(ReplyQueue):
             if gone not in self.unsure:
                 self.laid.pop(gone, None)
 
+    # -- statements of our own -------------------------------------------------------------------------------
+
+    def _run_own(self, sql: bytes) -> bytes:
+        """A Query of ours, whose replies are swallowed."""
+        self.own_group(by_query=True)
+        self.unnamed = None
+        return messages.message(Frontend.QUERY, sql + b"\0")
+
     # -- what the next client needs --------------------------------------------------------------------------
 
     def adopt(self, wanted: Settings) -> bytes:
@@ -428,27 +436,21 @@ class BackendSession(ReplyQueue):
         LISTEN and UNLISTEN make of it, and a client hears its own notifications in time.
         """
         self.listening, self.silenced, self.echoes = True, channels, echoes
-        self.own_group(by_query=True)
-        self.unnamed = None
-        return _query(b"; ".join(b"LISTEN " + _quoted(channel) for channel in sorted(channels)))
+        return self._run_own(b"; ".join(b"LISTEN " + messages.quoted(name) for name in sorted(channels)))
 
     def unlisten(self) -> bytes:
         """What to send so that the next client hears nothing."""
         self.listening, self.silenced = False, frozenset()
-        self.own_group(by_query=True)
-        self.unnamed = None
-        return _query(b"UNLISTEN *")
+        return self._run_own(b"UNLISTEN *")
 
     def announce(self, marker: bytes, token: bytes, channels: frozenset[bytes]) -> bytes:
         """What to send so that a notification marks the point behind which these channels reach the client in
         another way. It comes ahead of the first of the two ReadyForQuery.
         """
         self.marker, self.mark = marker, (token, channels)
-        self.own_group(by_query=True)
-        self.own_group(by_query=True)
-        self.unnamed = None
-        name = _quoted(marker)
-        return _query(b"LISTEN %b; NOTIFY %b, '%b'" % (name, name, token)) + _query(b"UNLISTEN " + name)
+        name = messages.quoted(marker)
+        announced = self._run_own(b"LISTEN %b; NOTIFY %b, '%b'" % (name, name, token))
+        return announced + self._run_own(b"UNLISTEN " + name)
 
     def _notified(self, body: bytes) -> bool:
         """A NotificationResponse. True if the client gets it from here."""
@@ -568,28 +570,14 @@ class BackendSession(ReplyQueue):
         if self.groups or not self.between_messages:
             return b""
         if self.status != Status.IDLE:
-            self.own_group(by_query=True)
-            self.unnamed = None
-            return messages.query("ROLLBACK")
+            return self._run_own(b"ROLLBACK")
         if self.forgets_sequences:
             self.forgets_sequences = False
-            self.own_group(by_query=True)
-            self.unnamed = None
-            return _query(b"DISCARD SEQUENCES")
+            return self._run_own(b"DISCARD SEQUENCES")
         to_discard = self.dirty or self.must_ask or not self.pins.keys() <= self.keeps
         if self.listening and not to_discard:
             return self.unlisten()
         if to_discard:
             self.discarded()
-            self.own_group(by_query=True)
-            self.unnamed = None
-            return messages.query("DISCARD ALL")
+            return self._run_own(b"DISCARD ALL")
         return None
-
-
-def _query(sql: bytes) -> bytes:
-    return messages.message(Frontend.QUERY, sql + b"\0")
-
-
-def _quoted(identifier: bytes) -> bytes:
-    return b'"' + identifier.replace(b'"', b'""') + b'"'

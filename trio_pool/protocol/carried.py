@@ -18,13 +18,15 @@ from trio_pool.errors import ClientFault, SqlState
 from trio_pool.protocol.backend import ANYTHING, SEQUENCES
 from trio_pool.protocol.facts import (
     NOTHING,
+    QUIET,
     UNKNOWN,
     Ask,
     Discard,
     Facts,
     PreparedAction,
     facts_of,
-    plain,
+    known_facts,
+    minded_facts,
 )
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Effect
@@ -44,19 +46,9 @@ if TYPE_CHECKING:
 
 MAX_STATEMENT = 1 << 24
 """The longest named statement: its text is kept for as long as the client lives."""
-QUIET = Facts()
-"""Of texts that are not plain and yet do nothing: SET LOCAL, DDL. Compared by identity."""
 LOAD = "LOAD"
 _NO_ECHOES: deque[bytes] = deque(maxlen=0)
 UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
-
-
-def known_facts(text: bytes) -> Facts:
-    """The facts of a text: `NOTHING` if it is plain. Hot path."""
-    if plain(text):
-        return NOTHING
-    facts = facts_of(text)
-    return QUIET if facts is NOTHING else facts
 
 
 @attrs.define(eq=False)
@@ -204,7 +196,7 @@ class CarriedSession:
 
     def _minded_query(self, text: bytes | None, message: bytes, server: ServerSession) -> bytes | None:
         """A Query that is not plain; None for the text if it is too long to be known."""
-        facts = UNKNOWN if text is None else known_facts(text)
+        facts = UNKNOWN if text is None else minded_facts(text)
         if self._refuses(facts, server):
             server.refuse_query(_refusal(self._feature(facts)))
             return messages.message(Frontend.QUERY, b'EXECUTE "%b"\0' % self.registry.nobody)

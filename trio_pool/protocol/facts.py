@@ -43,6 +43,7 @@ from trio_pool.protocol.sql import LONGEST
 __all__ = [
     "LONGEST",
     "NOTHING",
+    "QUIET",
     "UNKNOWN",
     "Ask",
     "Discard",
@@ -50,11 +51,15 @@ __all__ = [
     "Prepared",
     "PreparedAction",
     "facts_of",
+    "known_facts",
+    "minded_facts",
     "plain",
     "read",
 ]
 
 REMEMBERED = 1024
+QUIET = Facts()
+"""Of texts that are not plain and yet do nothing: SET LOCAL, DDL. Compared by identity."""
 
 # The first three letters of statements that do nothing but by calling a function or creating a table.
 _HARMLESS = frozenset(
@@ -130,8 +135,22 @@ def _looks_plain(text: bytes) -> bool:
 
 def facts_of(text: bytes) -> Facts:
     """The facts of a text, with or without its NUL; the very object `NOTHING` if there are none."""
-    if plain(text):
-        return NOTHING
+    return NOTHING if plain(text) else parsed_facts(text)
+
+
+def known_facts(text: bytes) -> Facts:
+    """The facts of a text: `NOTHING` only if it is plain, `QUIET` if it is not and does nothing. Hot path."""
+    return NOTHING if plain(text) else minded_facts(text)
+
+
+def minded_facts(text: bytes) -> Facts:
+    """`known_facts` of a text that is not plain."""
+    facts = parsed_facts(text)
+    return QUIET if facts is NOTHING else facts
+
+
+def parsed_facts(text: bytes) -> Facts:
+    """`facts_of` a text that is not plain."""
     return _remembered(text) if len(text) <= LONGEST else UNKNOWN
 
 

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
-from trio_pool.protocol.facts import NOTHING, Facts, facts_of
+from trio_pool.protocol.facts import NOTHING, Facts, known_facts
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
 from trio_pool.protocol.settings import NONE, Settings, run_apart
@@ -43,7 +43,7 @@ class Statement:
     """What executing it may do to the session."""
 
     def __attrs_post_init__(self) -> None:
-        self.facts = facts_of(self.rest.partition(b"\0")[0])
+        self.facts = known_facts(self.rest.partition(b"\0")[0])
 
 
 @attrs.frozen(eq=False)

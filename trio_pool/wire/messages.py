@@ -150,6 +150,11 @@ def query(sql: str) -> bytes:
     return message(Frontend.QUERY, text(sql))
 
 
+def quoted(identifier: bytes) -> bytes:
+    """A name as SQL, in an encoding in which no other character holds the byte of a quote."""
+    return b'"' + identifier.replace(b'"', b'""') + b'"'
+
+
 def parse(name: bytes, rest: bytes) -> bytes:
     """Parse; `rest` is what follows the name: the text and the parameter types."""
     return message(Frontend.PARSE, name + b"\0" + rest)
