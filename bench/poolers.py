@@ -1,7 +1,8 @@
 """What is measured: PostgreSQL itself and poolers in front of it, each started, waited for and stopped.
 
 All trust their clients, listen on a free port of 127.0.0.1 and have pools of the same size. They differ in
-nothing that their own documentation recommends.
+nothing that their own documentation recommends. What a work needs beyond that is in its `Settings`, for each
+pooler in its own words.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ method = "trust"
 origin = "postgresql://postgres@{host}:{origin_port}/postgres?sslmode=disable"
 pool_size = {pool_size}
 queue_ahead = {queue_ahead}
+
+{more}
 """
 
 # As recommended for a pooler that is to be fast: no log line per connection, a listen backlog for bursts,
@@ -67,6 +70,7 @@ max_prepared_statements = 200
 log_connections = 0
 log_disconnections = 0
 logfile = {directory}/log
+{more}
 """
 
 
@@ -76,20 +80,45 @@ class PoolerStartError(Exception):
 
 @attrs.frozen
 class Target:
-    """Where pgbench connects to, and the process whose figures count; 0 for PostgreSQL itself."""
+    """Where pgbench connects to, and the process whose figures count; 0 for PostgreSQL itself.
+
+    `link` is the process that delays what passes between the two, 0 if there is none.
+    """
 
     name: str
     port: int
     pid: int = 0
+    link: int = 0
 
 
 @attrs.frozen
-class Size:
-    """`queue_ahead` is trio-pool's only."""
+class Link:
+    """Another way to PostgreSQL: the port and the process of what is in between. See `bench.link`."""
+
+    port: int
+    pid: int
+
+
+@attrs.frozen
+class Settings:
+    """`queue_ahead` is trio-pool's only. `toml` and `ini` are more lines for trio-pool and for PgBouncer.
+
+    `toml` begins with the header of a table; `ini` belongs to the section `[pgbouncer]`.
+    """
 
     pool: int = 20
     max_clients: int = 10_000
     queue_ahead: int = 0
+    toml: str = ""
+    ini: str = ""
+    link: Link | None = None
+
+    def origin_port(self, postgres: LocalPostgres) -> int:
+        return self.link.port if self.link else postgres.port
+
+    @property
+    def link_pid(self) -> int:
+        return self.link.pid if self.link else 0
 
 
 def direct(postgres: LocalPostgres) -> Target:
@@ -97,32 +126,42 @@ def direct(postgres: LocalPostgres) -> Target:
 
 
 @contextlib.contextmanager
-def trio_pool(postgres: LocalPostgres, size: Size) -> Iterator[Target]:
+def trio_pool(postgres: LocalPostgres, settings: Settings) -> Iterator[Target]:
     """`trio-pool serve` from the package that is running this."""
     with _directory() as directory:
         port = free_port()
         file = directory / "trio-pool.toml"
-        values = {"port": port, "origin_port": postgres.port, "pool_size": size.pool}
-        file.write_text(
-            TRIO_POOL_TOML.format(
-                host=HOST, max_clients=size.max_clients, queue_ahead=size.queue_ahead, **values
-            )
+        configuration = TRIO_POOL_TOML.format(
+            host=HOST,
+            port=port,
+            origin_port=settings.origin_port(postgres),
+            pool_size=settings.pool,
+            max_clients=settings.max_clients,
+            queue_ahead=settings.queue_ahead,
+            more=settings.toml,
         )
+        file.write_text(configuration)
         command = [sys.executable, "-m", "trio_pool", "serve", "--config", str(file)]
         with _running("trio-pool", command, directory, port, signal.SIGTERM) as pid:
-            yield Target("trio-pool", port, pid)
+            yield Target("trio-pool", port, pid, settings.link_pid)
 
 
 @contextlib.contextmanager
-def pgbouncer(program: Path, postgres: LocalPostgres, size: Size) -> Iterator[Target]:
+def pgbouncer(program: Path, postgres: LocalPostgres, settings: Settings) -> Iterator[Target]:
     """PgBouncer in transaction mode. It refuses to be root, so for root it runs as an unprivileged user."""
     with _directory() as directory:
         port = free_port()
         file = directory / "pgbouncer.ini"
-        values = {"port": port, "origin_port": postgres.port, "pool_size": size.pool}
-        file.write_text(
-            PGBOUNCER_INI.format(host=HOST, max_clients=size.max_clients, directory=directory, **values)
+        configuration = PGBOUNCER_INI.format(
+            host=HOST,
+            port=port,
+            origin_port=settings.origin_port(postgres),
+            pool_size=settings.pool,
+            max_clients=settings.max_clients,
+            directory=directory,
+            more=settings.ini,
         )
+        file.write_text(configuration)
         (directory / "users").write_text('"postgres" ""\n')
         command = [str(program), "-q", str(file)]
         if os.geteuid() == 0:
@@ -132,7 +171,7 @@ def pgbouncer(program: Path, postgres: LocalPostgres, size: Size) -> Iterator[Ta
             command[1:1] = ["-u", user.name]
         # Since 1.23 SIGTERM waits for clients to leave.
         with _running("pgbouncer", command, directory, port, signal.SIGQUIT) as pid:
-            yield Target("pgbouncer", port, pid)
+            yield Target("pgbouncer", port, pid, settings.link_pid)
 
 
 def find_pgbouncer(named: str | None = None) -> Path | None:

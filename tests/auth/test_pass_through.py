@@ -146,7 +146,7 @@ def test_users_have_pools_of_their_own(origin: AuthOrigin) -> None:
         for user, size in (("scram", 1), ("lasting", 2)):
             holders = [connect(pool, user) for _ in range(size + 1)]
             for holder in holders[:size]:
-                holder.execute("begin")
+                holder.execute("begin; select 0")
                 assert holder.execute("select current_user").fetchone() == (user,)
             with pytest.raises(psycopg.errors.TooManyConnections):
                 holders[size].execute("select 1")

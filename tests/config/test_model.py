@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import attrs
 import pytest
 
-from trio_pool.config import AuthMethod, Config, Database, Origin, Secret, parse
+from trio_pool.config import AuthMethod, Config, Database, Origin, Secret, Timeouts, User, parse
 
 RULES = """
 [databases.app]
@@ -86,6 +87,71 @@ def test_an_unknown_name_leads_nowhere() -> None:
 def test_the_star_never_stands_in_for_the_console(name: str) -> None:
     """Somebody who asks for the console is not sent to an origin."""
     assert parse('[databases."*"]\norigin = "postgresql://db"\n').database(name) is None
+
+
+TIMEOUTS = """
+[timeouts]
+query = "1s"
+transaction = "2s"
+lease_wait = "3s"
+[users.alice.timeouts]
+query = "4s"
+transaction = "0"
+[users.bob]
+[databases.app]
+origin = "postgresql://u@db"
+[databases.app.timeouts]
+query = "5s"
+lease_wait = "6s"
+[databases.other]
+origin = "postgresql://u@db"
+"""
+
+
+def test_time_limits_of_a_user_come_before_those_of_a_database() -> None:
+    """As ALTER ROLE comes before ALTER DATABASE, and that before postgresql.conf; `0` is a limit, too."""
+    config = parse(TIMEOUTS)
+    app, other = config.databases["app"], config.databases["other"]
+    assert config.timeouts_for(app, "alice") == Timeouts(query=4.0, transaction=math.inf, lease_wait=6.0)
+    assert config.timeouts_for(other, "alice") == Timeouts(query=4.0, transaction=math.inf, lease_wait=3.0)
+
+
+@pytest.mark.parametrize("user", ["bob", "unknown"])
+def test_a_user_without_time_limits_has_the_databases(user: str) -> None:
+    """The very same object, so that a client costs no memory for them."""
+    config = parse(TIMEOUTS)
+    app = config.databases["app"]
+    assert config.timeouts_for(app, user) is app.timeouts
+
+
+def test_a_users_own_bound_of_leases_comes_before_the_databases() -> None:
+    """`0` takes the bound off, and nothing that trio-pool does for itself is bounded."""
+    users = {"alice": User("alice", max_leases=3), "bob": User("bob", max_leases=0), "carol": User("carol")}
+    app = Database("app", Origin((("db", 5432),)), max_leases_per_user=5)
+    bound_of = Config(users=users).lease_bounds(app)
+    assert bound_of is not None
+    assert {name: bound_of(name) for name in ("alice", "bob", "carol", "unknown", "")} == {
+        "alice": 3,
+        "bob": 0,
+        "carol": 5,
+        "unknown": 5,
+        "": 0,
+    }
+
+
+def test_without_any_bound_of_leases_there_is_nothing_to_ask() -> None:
+    """So that a pool counts nobody's leases for nothing."""
+    users = {"bob": User("bob", max_leases=0), "carol": User("carol")}
+    app = Database("app", Origin((("db", 5432),)))
+    assert Config(users=users).lease_bounds(app) is None
+
+
+def test_one_bounded_user_is_enough_to_count() -> None:
+    """Others are then asked for and not bounded."""
+    app = Database("app", Origin((("db", 5432),)))
+    bound_of = Config(users={"alice": User("alice", max_leases=3)}).lease_bounds(app)
+    assert bound_of is not None
+    assert (bound_of("alice"), bound_of("bob")) == (3, 0)
 
 
 def test_a_secret_shows_itself_only_when_asked() -> None:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_pool.config.origin import Origin, SslMode, parse_origin
+from trio_pool.config.origin import (
+    LoadBalanceHosts,
+    Origin,
+    SslMode,
+    TargetSessionAttrs,
+    TcpOptions,
+    parse_origin,
+)
 from trio_pool.config.problems import Refused
 from trio_pool.config.secret import Secret
 
@@ -33,6 +40,16 @@ ORIGINS = st.builds(
     sslrootcert=st.none() | PATHS,
     sslcert=st.none() | PATHS,
     sslkey=st.none() | PATHS,
+    target_session_attrs=st.sampled_from(TargetSessionAttrs),
+    load_balance_hosts=st.sampled_from(LoadBalanceHosts),
+    tcp=st.builds(
+        TcpOptions,
+        keepalives=st.integers(0, 1),
+        keepalives_idle=st.integers(0, 32767),
+        keepalives_interval=st.integers(0, 32767),
+        keepalives_count=st.integers(0, 127),
+        tcp_user_timeout=st.integers(0, 2**31 - 1),
+    ),
     parameters=st.dictionaries(st.sampled_from(["application_name", "options"]), TEXT),
 )
 
@@ -72,6 +89,20 @@ ORIGINS = st.builds(
                 (("db", 5432),), sslrootcert=BASE / "ca.crt", sslcert=Path("/x/c.crt"), sslkey=BASE / "c.key"
             ),
         ),
+        (
+            "postgresql://h1,h2?target_session_attrs=prefer-standby&load_balance_hosts=random",
+            Origin(
+                (("h1", 5432), ("h2", 5432)),
+                target_session_attrs=TargetSessionAttrs.PREFER_STANDBY,
+                load_balance_hosts=LoadBalanceHosts.RANDOM,
+            ),
+        ),
+        (
+            "postgresql://db?keepalives=1&keepalives_idle=60&keepalives_interval=5&keepalives_count=3"
+            "&tcp_user_timeout=90000",
+            Origin((("db", 5432),), tcp=TcpOptions(1, 60, 5, 3, 90000)),
+        ),
+        ("postgresql://db?keepalives=0", Origin((("db", 5432),), tcp=TcpOptions(keepalives=0))),
         (
             "postgresql://db?application_name=a+b&options=-c%20search_path%3Dx",
             Origin((("db", 5432),), parameters={"application_name": "a+b", "options": "-c search_path=x"}),
@@ -116,6 +147,25 @@ def test_the_url_of_an_origin_never_has_its_password(origin: Origin, password: s
         ("postgresql://u:p@ss@db/app", "the origin has an @ where none can stand; write @ as %40"),
         ("postgresql://db?sslmode", "a parameter of the origin has no value; write parameters as name=value"),
         ("postgresql://db?sslmode=verify_full", "the origin has an unknown sslmode; use disable, allow, "),
+        (
+            "postgresql://db?target_session_attrs=master",
+            "the origin has an unknown target_session_attrs; use any, read-write, read-only, primary, "
+            "standby, prefer-standby",
+        ),
+        (
+            "postgresql://db?load_balance_hosts=1",
+            "the origin has an unknown load_balance_hosts; use disable, ",
+        ),
+        (
+            "postgresql://db?keepalives_idle=1min",
+            "keepalives_idle of the origin is not a whole number from 0 to 32767; correct it",
+        ),
+        ("postgresql://db?keepalives=2", "keepalives of the origin is not a whole number from 0 to 1; "),
+        (
+            "postgresql://db?keepalives_count=128",
+            "keepalives_count of the origin is not a whole number from ",
+        ),
+        ("postgresql://db?tcp_user_timeout=", "tcp_user_timeout of the origin is not a whole number from 0 "),
         (
             "postgresql://db?sslmod=x",
             'the origin has the unknown parameter "sslmod"; the nearest known one is "sslmode"',

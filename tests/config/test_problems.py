@@ -45,6 +45,24 @@ def problems(text: str, base: Path | None = None) -> list[str]:
             id="key of another table",
         ),
         pytest.param(
+            f'{DATABASE}[users.a.timeouts]\nserver_idle = "1s"\n',
+            "x.toml:4: users.a.timeouts.server_idle: unknown key; it belongs in [databases.<name>.timeouts] "
+            'or [timeouts]; here the nearest known one is "client_idle"',
+            id="time limit that concerns no client",
+        ),
+        pytest.param(
+            f'{DATABASE}[users.a.timeouts]\nquery = "soon"\n',
+            'x.toml:4: users.a.timeouts.query: "soon" is not a duration; write a number and a unit, such '
+            'as "500ms", "15s", "10min", or "0" for off',
+            id="time limit of a user",
+        ),
+        pytest.param(
+            f"{DATABASE}max_servers = 2\nmin_pool_size = 3\n",
+            "x.toml:3: databases.app.max_servers: 2 is less than the min_pool_size of 3; raise it, or lower "
+            "min_pool_size",
+            id="more kept than allowed",
+        ),
+        pytest.param(
             f'{DATABASE}pool_size = "20"\n',
             "x.toml:3: databases.app.pool_size: must be an integer, not a string; write an integer, from 1 "
             "to 262143, without quotes",

@@ -14,6 +14,7 @@ from trio_pool.config import (
     Auth,
     AuthMethod,
     Cache,
+    ClientTimeouts,
     Config,
     Database,
     Http,
@@ -46,6 +47,7 @@ def test_the_complete_example_is_read() -> None:
         client_login=15.0,
         client_idle=math.inf,
         lease_wait=15.0,
+        wait_notice=math.inf,
         query=math.inf,
         transaction=math.inf,
         idle_in_transaction=60.0,
@@ -68,7 +70,14 @@ def test_the_complete_example_is_read() -> None:
             ),
         ),
         auth=Auth(method=AuthMethod.SCRAM_SHA_256, query="...", rules=()),
-        users={"alice": User("alice", Secret("SCRAM-SHA-256$4096:..."))},
+        users={
+            "alice": User(
+                "alice",
+                Secret("SCRAM-SHA-256$4096:..."),
+                max_leases=10,
+                timeouts=ClientTimeouts(query=30.0),
+            )
+        },
         databases={
             "app": Database(
                 "app",
@@ -84,6 +93,8 @@ def test_the_complete_example_is_read() -> None:
                 min_pool_size=0,
                 max_waiting=0,
                 queue_ahead=8,
+                max_leases_per_user=0,
+                max_servers=0,
                 timeouts=timeouts,
                 cache=Cache(
                     enabled=False,
@@ -179,6 +190,30 @@ def test_timeouts_of_a_database_come_before_the_general_ones() -> None:
     )
     assert config.timeouts == Timeouts(query=2.0, transaction=3.0, drain=math.inf)
     assert config.databases["app"].timeouts == Timeouts(query=1.0, transaction=3.0, drain=math.inf)
+
+
+def test_shares_are_read() -> None:
+    """How much of a pool, and of an origin, one user may have."""
+    config = parse(
+        """
+        [users.alice]
+        max_leases = 3
+        [users.bob]
+        max_leases = 0
+        [users.carol]
+        [databases.app]
+        origin = "postgresql://u@db"
+        max_leases_per_user = 5
+        max_servers = 50
+        """
+    )
+    assert {name: user.max_leases for name, user in config.users.items()} == {
+        "alice": 3,
+        "bob": 0,
+        "carol": None,
+    }
+    app = config.databases["app"]
+    assert (app.max_leases_per_user, app.max_servers) == (5, 50)
 
 
 def test_an_origin_without_a_name_is_called_as_the_clients_call_it() -> None:

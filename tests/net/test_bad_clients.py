@@ -347,7 +347,7 @@ FATAL_AFTER_LOGIN = {
 }
 
 
-@pytest.mark.parametrize("prefix", [b"", messages.query("begin")], ids=["idle", "leasing"])
+@pytest.mark.parametrize("prefix", [b"", messages.query("begin; select 0")], ids=["idle", "leasing"])
 @pytest.mark.parametrize("message", FATAL_AFTER_LOGIN.values(), ids=FATAL_AFTER_LOGIN.keys())
 async def test_what_is_no_message_ends_the_client(
     postgres: LocalPostgres, prefix: bytes, message: bytes
@@ -559,7 +559,7 @@ async def test_a_client_that_does_not_read_costs_no_memory(
                     assert await other.rows(f"select {number}") == [str(number)]
                     await trio.sleep(0.005)
                 assert resident(process.pid) - before < 10 * MEGABYTE
-                await other.rows("begin")
+                await other.rows("begin; select 0")
                 async with await Peer.log_in(address) as third:
                     await third.send(messages.query("select 'free'"))
                     glutton.close()

@@ -337,7 +337,7 @@ async def test_an_answer_broken_off_at_any_byte(
     async with origins.proxy(postgres) as proxy, pooler(origins.url(proxy.port), pool_size=1) as running:
         peer = await running.log_in()
         await peer.rows("select 0")
-        begun = "begin" if in_transaction else "select 0"
+        begun = "begin; select 0" if in_transaction else "select 0"
         await peer.rows(begun)
         before = proxy.passed
         await peer.send(asked)
@@ -442,7 +442,7 @@ async def test_an_administrator_ends_a_server(postgres: LocalPostgres, phase: st
     ):
         (pid,) = await peer.rows("select pg_backend_pid()")
         if phase == "in transaction":
-            await peer.rows("begin")
+            await peer.rows("begin; select 0")
         elif phase == "in query":
             await peer.send(messages.query("select pg_sleep(60)"))
         elif phase == "mid-result":

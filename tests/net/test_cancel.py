@@ -110,7 +110,7 @@ async def test_a_cancel_of_an_idle_client_does_nothing(postgres: LocalPostgres) 
             for number in range(20):
                 await peer.request_cancel()
                 assert await peer.rows(f"select {number}") == [str(number)]
-            await peer.rows("begin")
+            await peer.rows("begin; select 0")
             await peer.request_cancel()
             assert await peer.rows("select 1") == ["1"]
         await running.at_rest()
@@ -124,7 +124,7 @@ async def test_a_waiting_client_is_cancelled(postgres: LocalPostgres) -> None:
         await running.log_in() as holder,
         await running.log_in() as waiter,
     ):
-        await holder.rows("begin")
+        await holder.rows("begin; select 0")
         await waiter.send(messages.query("select 'never'"))
         await running.until(lambda: len(running.origin.pool.waiting) > 0)
         await waiter.request_cancel()
@@ -138,7 +138,7 @@ async def test_a_waiting_client_is_cancelled(postgres: LocalPostgres) -> None:
 async def test_a_cancel_in_a_transaction_keeps_it(postgres: LocalPostgres) -> None:
     """The transaction fails as on a direct connection, stays on its server, and ends with ROLLBACK."""
     async with pooler(postgres, pool_size=1) as running, await running.log_in() as peer:
-        await peer.rows("begin")
+        await peer.rows("begin; select 0")
         await peer.send(messages.query(SLEEP))
         assert await cancel_until_told(running, peer) == "57014"
         assert [error.sqlstate for error in await peer.run("select 1")] == ["25P02"]

@@ -72,10 +72,13 @@ class RelayMachine(RuleBasedStateMachine):
         max_statements=st.integers(1, 3),
         seed=st.one_of(st.none(), st.integers(0, 1000)),
         with_startup=st.booleans(),
+        defers_begin=st.booleans(),
     )
-    def begin(self, servers: int, max_statements: int, seed: int | None, with_startup: bool) -> None:
+    def begin(
+        self, servers: int, max_statements: int, seed: int | None, with_startup: bool, defers_begin: bool
+    ) -> None:
         noise = None if seed is None else random.Random(seed)
-        self.relay = Relay(servers, max_statements, noise)
+        self.relay = Relay(servers, max_statements, noise, defers_begin)
         self.names = 0
         self.with_startup = with_startup
         self.senders = [self._sender() for _ in range(CLIENTS)]

@@ -78,10 +78,19 @@ class Server:
         client.write(out)
         if self.session.failure is not None:
             self.lose(GONE)
+        elif self.session.refused is not None:
+            self._settings_refused(client)
         elif self.session.free:
             self.offer()
         elif client.ending and not self.session.groups:
             client.finish()
+
+    def _settings_refused(self, client: Client) -> None:
+        self.client = None
+        client.refused()
+        self.session.desert()
+        self.session.receive(b"")
+        self.orphaned(mid_message=False)
 
     def offer(self) -> None:
         client = self.client
@@ -242,6 +251,13 @@ class Client:
         self.session.refuse(messages.error(SqlState.TOO_MANY_CONNECTIONS, "no lease"))
         self._after_input()
 
+    def refused(self) -> None:
+        """A deferred BEGIN has failed."""
+        self.server = None
+        self.comparable = False
+        self.session.lose(messages.error(SqlState.QUERY_CANCELED, "refused"))
+        self._after_input()
+
     def server_lost(self, server: Server, fault: ServerFault) -> None:
         self.server = None
         self.comparable = False
@@ -288,6 +304,7 @@ class Relay:
     size: int = 2
     max_statements: int = 2
     noise: Any = None
+    defers_begin: bool = False
     pool: Pool[Server, Client] = attrs.field(init=False)
     servers: list[Server] = attrs.field(factory=list)
     clients: list[Client] = attrs.field(factory=list)
@@ -301,7 +318,13 @@ class Relay:
     def connect(self, name: str, startup: Mapping[str, str] | None = None) -> Client:
         """A client logs in, with settings in its StartupMessage."""
         wanted = intern(startup or {})
-        session = ClientSession(self.registry, wanted, REPORTED.but(wanted), max_statements=100)
+        session = ClientSession(
+            self.registry,
+            wanted,
+            REPORTED.but(wanted),
+            max_statements=100,
+            defers_begin=self.defers_begin,
+        )
         client = Client(self, name, session, FakePostgres(defaults={**DEFAULTS, **(startup or {})}))
         self.clients.append(client)
         return client

@@ -9,8 +9,12 @@ import click
 import trio
 
 from trio_pool.cli.reading import read_or_exit
+from trio_pool.config.problems import ConfigurationError
 from trio_pool.daemon.logs import configure_logs
-from trio_pool.daemon.signals import serve_until_signalled
+from trio_pool.daemon.signals import Ending, serve_until_signalled
+
+EXIT_STATUS = {Ending.IN_ORDER: 0, Ending.AT_ONCE: 1, Ending.GAVE_UP: 10}
+"""Not 2, with which click says that the command line is wrong, nor a number that has a name in systemd."""
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -31,13 +35,25 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     help="Least level that is logged.",
 )
 def command(path: Path, log_level: str) -> None:
-    """Run the daemon until SIGTERM, which drains; a second one stops at once (exit status 1)."""
+    """Run the daemon until SIGTERM or SIGINT, which drains; a second one stops at once.
+
+    \b
+    Exit status:
+      0   every client had left between its transactions
+      10  clients that had not when `drain` was over were given up; the log names them
+      1   stopped at once by a second signal, or cannot serve
+      2   wrong command line
+    """
     config = read_or_exit(path)
     configure_logs(level=log_level)
     try:
-        in_order = trio.run(serve_until_signalled, config)
+        ending = trio.run(serve_until_signalled, config)
     except* OSError as errors:
         for error in leaves(errors):
             click.echo(f"trio-pool: cannot serve: {error}", err=True)
         sys.exit(1)
-    sys.exit(0 if in_order else 1)
+    except* ConfigurationError as errors:
+        for error in leaves(errors):
+            click.echo(f"trio-pool: cannot serve: {error}", err=True)
+        sys.exit(1)
+    sys.exit(EXIT_STATUS[ending])

@@ -25,7 +25,7 @@ from trio_pool.config.origin import Origin, SslMode, parse_origin
 from trio_pool.config.problems import ConfigurationError, Fault, Problem, Refused
 from trio_pool.config.reader import parse, read
 from trio_pool.config.secret import Secret
-from trio_pool.config.timeouts import Timeouts
+from trio_pool.config.timeouts import ClientTimeouts, Timeouts
 
 __all__ = [
     "CONSOLE_DATABASES",
@@ -35,6 +35,7 @@ __all__ = [
     "Auth",
     "AuthMethod",
     "Cache",
+    "ClientTimeouts",
     "Config",
     "ConfigurationError",
     "Database",

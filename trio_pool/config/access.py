@@ -11,6 +11,7 @@ import attrs
 from trio_pool.config import kinds
 from trio_pool.config.address import Address, TcpAddress
 from trio_pool.config.kinds import about
+from trio_pool.config.timeouts import ClientTimeouts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +90,41 @@ class Listen:
         default=10_000,
         metadata=about(
             kinds.integer(1), "Clients at the same time. One more is refused with SQLSTATE 53300."
+        ),
+    )
+    tcp_keepalive_idle: float = attrs.field(
+        default=60.0,
+        metadata=about(
+            kinds.DURATION,
+            "Silence after which a client's system is asked whether it is still there. `0` never asks. The "
+            "default keeps connections alive in routers that forget silent ones (the shortest memories are "
+            "of minutes), and costs an idle client one packet per minute.",
+        ),
+    )
+    tcp_keepalive_interval: float = attrs.field(
+        default=10.0,
+        metadata=about(
+            kinds.DURATION,
+            "Time between two such questions while there is no answer. `0` leaves it to the system.",
+        ),
+    )
+    tcp_keepalive_count: int = attrs.field(
+        default=6,
+        metadata=about(
+            kinds.integer(1, 127),
+            "Unanswered questions after which the client has vanished: what it runs is cancelled. The "
+            "defaults notice it after two minutes (60 s + 6 x 10 s) and survive an outage of one.",
+        ),
+    )
+    tcp_user_timeout: float = attrs.field(
+        default=60.0,
+        metadata=about(
+            kinds.DURATION,
+            "How long a client that has a server connection or unread replies may leave something "
+            "unacknowledged before it has vanished; keep-alive does not ask meanwhile, and systems go on "
+            "trying for a quarter of an hour. A client that is there and does not read is not meant, "
+            "however long. The default is about what the keep-alive defaults allow a silent client. `0` "
+            "leaves it to the system.",
         ),
     )
     tls: ListenTLS = attrs.field(factory=ListenTLS)
@@ -235,3 +271,12 @@ class User:
             "user). Default: the database's.",
         ),
     )
+    max_leases: int | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.integer(0),
+            "Server connections that this user may hold at the same time in one pool; `0` is any number. "
+            "Default: the database's `max_leases_per_user`.",
+        ),
+    )
+    timeouts: ClientTimeouts = attrs.field(factory=ClientTimeouts)

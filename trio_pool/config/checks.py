@@ -154,6 +154,13 @@ def _check_database(name: str, database: Database) -> Iterator[Fault]:
             (*at, "min_pool_size"),
             ((*at, "pool_size"),),
         )
+    if 0 < database.max_servers < database.min_pool_size:
+        yield Fault(
+            f"{database.max_servers} is less than the min_pool_size of {database.min_pool_size}",
+            "raise it, or lower min_pool_size",
+            (*at, "max_servers"),
+            ((*at, "min_pool_size"),),
+        )
     if origin.password is not None and origin.user is None:
         yield Fault(
             "the origin has a password and no user",

@@ -18,7 +18,7 @@ from trio_pool.config.kinds import about
 from trio_pool.config.timeouts import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from trio_pool.config.access import User
@@ -151,7 +151,8 @@ class Database:
         default=0,
         metadata=about(
             kinds.integer(0),
-            "Clients that may wait for a server connection; `0` is any number. One more is refused.",
+            "Clients that may wait for a server connection; `0` is any number. One more is refused. Where a "
+            "user's leases are bounded, each user's clients are counted by themselves.",
         ),
     )
     queue_ahead: int = attrs.field(
@@ -168,6 +169,24 @@ class Database:
             kinds.integer(0),
             "Clients of this database at the same time; `0` is any number. One more is refused with SQLSTATE "
             "53300.",
+        ),
+    )
+    max_leases_per_user: int = attrs.field(
+        default=0,
+        metadata=about(
+            kinds.integer(0),
+            "Server connections that one user may hold at the same time in a pool that several share; `0` is "
+            "any number. Who waits for one more is passed over until the user gives one back.",
+        ),
+    )
+    max_servers: int = attrs.field(
+        default=0,
+        metadata=about(
+            kinds.integer(0, kinds.MOST_SERVERS),
+            "Server connections of all pools of this database together, where each user has its own; `0` is "
+            "any number. When they are used up, a pool gives one up to another whose clients wait: one that "
+            "is idle, or one that is given back, if it has more than the other. Listening connections are "
+            "not counted.",
         ),
     )
     timeouts: Timeouts = attrs.field(factory=Timeouts)
@@ -209,6 +228,27 @@ class Config:
     session: Session = attrs.field(factory=Session)
     admin: Admin = attrs.field(factory=Admin)
     http: Http = attrs.field(factory=Http)
+
+    def timeouts_for(self, database: Database, user: str) -> Timeouts:
+        """All time limits of a user's clients of a database; the user's own come before the database's.
+
+        The very object of the database if the user has none of its own.
+        """
+        found = self.users.get(user)
+        return database.timeouts if found is None else found.timeouts.over(database.timeouts)
+
+    def lease_bounds(self, database: Database) -> Callable[[str], int] | None:
+        """How many leases each user may hold at the same time in one pool of a database, 0 for any number;
+        None if nobody is bounded.
+
+        A user without a name is trio-pool itself, and never bounded.
+        """
+        default = database.max_leases_per_user
+        own = {name: user.max_leases for name, user in self.users.items() if user.max_leases is not None}
+        if not default and not any(own.values()):
+            return None
+        bounds = {**own, "": 0}
+        return lambda user: bounds.get(user, default)
 
     def database(self, name: str) -> Database | None:
         """The database that clients call so; the one called "*" stands in for every name without a table.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
 import attrs
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 5432
 
+W = TypeVar("W", bound=StrEnum)
+
 
 class SslMode(StrEnum):
     """libpq's ``sslmode`` (PostgreSQL 18, table 32.1)."""
@@ -35,9 +37,42 @@ class SslMode(StrEnum):
     VERIFY_FULL = "verify-full"
 
 
+class TargetSessionAttrs(StrEnum):
+    """libpq's ``target_session_attrs``: which of the hosts will do."""
+
+    ANY = "any"
+    READ_WRITE = "read-write"
+    READ_ONLY = "read-only"
+    PRIMARY = "primary"
+    STANDBY = "standby"
+    PREFER_STANDBY = "prefer-standby"
+
+
+class LoadBalanceHosts(StrEnum):
+    """libpq's ``load_balance_hosts``: in which order hosts and their addresses are tried."""
+
+    DISABLE = "disable"
+    RANDOM = "random"
+
+
+@attrs.frozen
+class TcpOptions:
+    """libpq's options of the TCP connection; 0 is the system's default.
+
+    ``keepalives`` switches keep-alive on; ``keepalives_idle`` and ``keepalives_interval`` are in seconds,
+    ``tcp_user_timeout`` is in milliseconds.
+    """
+
+    keepalives: int = 1
+    keepalives_idle: int = 0
+    keepalives_interval: int = 0
+    keepalives_count: int = 0
+    tcp_user_timeout: int = 0
+
+
 @attrs.frozen
 class Origin:
-    """One PostgreSQL, at one of several hosts, tried in order.
+    """One PostgreSQL, or several of which some will do, as ``target_session_attrs`` says.
 
     A host that starts with "/" is the directory of a Unix socket. Without ``user`` the pool logs in as the
     client's user. ``dbname`` is None only behind the database "*", until ``Config.database`` names it.
@@ -53,6 +88,9 @@ class Origin:
     sslrootcert: Path | None = None
     sslcert: Path | None = None
     sslkey: Path | None = None
+    target_session_attrs: TargetSessionAttrs = TargetSessionAttrs.ANY
+    load_balance_hosts: LoadBalanceHosts = LoadBalanceHosts.DISABLE
+    tcp: TcpOptions = TcpOptions()
     parameters: dict[str, str] = attrs.field(factory=dict, hash=False)
 
     def __str__(self) -> str:
@@ -66,6 +104,13 @@ class Origin:
         for name in ("sslrootcert", "sslcert", "sslkey"):
             if (path := getattr(self, name)) is not None:
                 query[name] = str(path)
+        if self.target_session_attrs is not TargetSessionAttrs.ANY:
+            query["target_session_attrs"] = self.target_session_attrs
+        if self.load_balance_hosts is not LoadBalanceHosts.DISABLE:
+            query["load_balance_hosts"] = self.load_balance_hosts
+        for field in attrs.fields(TcpOptions):
+            if (number := getattr(self.tcp, field.name)) != field.default:
+                query[field.name] = str(number)
         query |= self.parameters
         joined = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
         return f"postgresql://{user}{hosts}{dbname}" + (f"?{joined}" if joined else "")
@@ -84,10 +129,30 @@ PARAMETERS = {
     "system.",
     "sslcert": "PEM file of the certificate to present.",
     "sslkey": "PEM file of its key. Default: in the file of `sslcert`.",
+    "target_session_attrs": "Which hosts will do: `any` (default), `read-write`, `read-only`, `primary`, "
+    "`standby`, or `prefer-standby`, which takes another only if there is no standby, as in libpq.",
+    "load_balance_hosts": "`disable` (default): hosts are tried in order; `random`: in any order, anew for "
+    "each connection.",
+    "keepalives": "`1` (default): TCP keep-alive; `0`: none.",
+    "keepalives_idle": "Seconds of silence before the first keep-alive. Default of this and those below, and "
+    "`0`: the system's.",
+    "keepalives_interval": "Seconds between keep-alives that are not answered.",
+    "keepalives_count": "How many of them may stay unanswered before the connection is lost.",
+    "tcp_user_timeout": "Milliseconds that sent data may stay unacknowledged before the connection is lost; "
+    "Linux only.",
     "application_name": "Reported to the origin for a client that reports none.",
     "options": "Settings in the form `-c name=value`, sent in the startup message.",
 }
 """What may follow the "?" of an origin, and what it means."""
+
+_MOST = {
+    "keepalives": 1,
+    "keepalives_idle": 32767,
+    "keepalives_interval": 32767,
+    "keepalives_count": 127,
+    "tcp_user_timeout": (1 << 31) - 1,
+}
+"""What Linux accepts at most (`do_tcp_setsockopt`)."""
 
 _STARTUP_PARAMETERS = ("application_name", "options")
 
@@ -99,8 +164,6 @@ _ELSEWHERE = {
     "client_encoding": "leave it out, every client brings its own",
     "channel_binding": "leave it out, it is not supported yet",
     "gssencmode": "leave it out, connections to an origin never use GSSAPI",
-    "target_session_attrs": "leave it out and name only hosts that will do, the preferred one first",
-    "load_balance_hosts": "leave it out, hosts are tried in order",
     "sslnegotiation": "leave it out, it is not supported yet",
 }
 
@@ -127,10 +190,13 @@ def parse_origin(text: str, base: Path) -> Origin:
         user=given["user"] or None,
         password=Secret(given["password"]) if given["password"] else None,
         dbname=given["dbname"] or None,
-        sslmode=_parse_sslmode(given),
+        sslmode=_parse_word(given, "sslmode", SslMode.PREFER),
         sslrootcert=None if given.get("sslrootcert") == "system" else _file(given, "sslrootcert", base),
         sslcert=_file(given, "sslcert", base),
         sslkey=_file(given, "sslkey", base),
+        target_session_attrs=_parse_word(given, "target_session_attrs", TargetSessionAttrs.ANY),
+        load_balance_hosts=_parse_word(given, "load_balance_hosts", LoadBalanceHosts.DISABLE),
+        tcp=TcpOptions(**{name: _parse_number(given, name) for name in _MOST if name in given}),
         parameters={name: given[name] for name in _STARTUP_PARAMETERS if name in given},
     )
 
@@ -255,11 +321,21 @@ def _parse_port(port: str) -> int:
     return int(port)
 
 
-def _parse_sslmode(given: Mapping[str, str]) -> SslMode:
+def _parse_word(given: Mapping[str, str], name: str, default: W) -> W:
+    words = type(default)
     try:
-        return SslMode(given.get("sslmode", SslMode.PREFER))
+        return words(given.get(name, default))
     except ValueError:
-        raise refuse("the origin has an unknown sslmode", f"use {', '.join(SslMode)}") from None
+        raise refuse(f"the origin has an unknown {name}", f"use {', '.join(words)}") from None
+
+
+def _parse_number(given: Mapping[str, str], name: str) -> int:
+    most = _MOST[name]
+    if not re.fullmatch(r"[0-9]{1,10}", given[name]) or int(given[name]) > most:
+        raise refuse(
+            f"{name} of the origin is not a whole number from 0 to {most}", "correct it, or leave it out"
+        )
+    return int(given[name])
 
 
 def _file(given: Mapping[str, str], name: str, base: Path) -> Path | None:

@@ -25,7 +25,7 @@ from trio_pool.config.model import Admin, Cache, Config, Database, Http, Session
 from trio_pool.config.origin import Origin
 from trio_pool.config.problems import ConfigurationError, Fault, KeyPath, Problem, Refused
 from trio_pool.config.secret import Secret
-from trio_pool.config.timeouts import Timeouts
+from trio_pool.config.timeouts import ClientTimeouts, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,8 +150,10 @@ class _Reading:
         return Auth(**values, query_password=password, rules=tuple(rules))
 
     def _user(self, name: str, at: KeyPath, users: Mapping[str, object]) -> User:
+        table = self._table(users, at)
         values = self._keys(tables.USER, users, at)
-        return User(name, self._password(values, at), **values)
+        timeouts = ClientTimeouts(**self._keys(tables.USER_TIMEOUTS, table, (*at, "timeouts")))
+        return User(name, self._password(values, at), **values, timeouts=timeouts)
 
     def _database(
         self, name: str, at: KeyPath, databases: Mapping[str, object], general: Timeouts

@@ -10,7 +10,7 @@ from trio_pool.config import kinds
 from trio_pool.config.access import Auth, Listen, ListenTLS, Rule, User
 from trio_pool.config.kinds import about, keys_of
 from trio_pool.config.model import Admin, Cache, Database, Http, Session
-from trio_pool.config.timeouts import Timeouts
+from trio_pool.config.timeouts import ClientTimeouts, Timeouts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +89,15 @@ USER = Table(
     "A user that clients can log in as; without a password, one that `auth.query` looks up. The password is "
     "in clear text or in one of PostgreSQL's stored forms, `SCRAM-SHA-256$...` or `md5...`, as in "
     "`pg_authid`.",
+    ("timeouts",),
+)
+USER_TIMEOUTS = Table(
+    "users.<name>.timeouts",
+    (ClientTimeouts,),
+    "Those keys of `[timeouts]` that concern a client: "
+    f"{', '.join(f'`{name}`' for name in keys_of(ClientTimeouts))}. What is given here comes before what is "
+    "given for a database and in general, for this user.",
+    repeats=True,
 )
 DATABASE = Table(
     "databases.<name>",
@@ -112,7 +121,8 @@ ADMIN = Table("admin", (Admin,), "The console.")
 HTTP = Table("http", (Http,), "Metrics, health and the status page.")
 
 TABLES = (
-    LISTEN, LISTEN_TLS, AUTH, RULE, USER, DATABASE, DATABASE_TIMEOUTS, CACHE, TIMEOUTS, SESSION, ADMIN, HTTP,
+    LISTEN, LISTEN_TLS, AUTH, RULE, USER, USER_TIMEOUTS, DATABASE, DATABASE_TIMEOUTS, CACHE, TIMEOUTS,
+    SESSION, ADMIN, HTTP,
 )  # fmt: skip
 
 TOP_LEVEL = ("listen", "auth", "users", "databases", "timeouts", "session", "admin", "http")

@@ -1,4 +1,8 @@
-"""The time limits. Each key says what happens when its time is over."""
+"""The time limits. Each key says what happens when its time is over.
+
+The general ones are complete. A database's come before them, and a user's before those, as settings of ALTER
+ROLE come before those of ALTER DATABASE.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,14 @@ class Timeouts:
         metadata=about(
             kinds.DURATION,
             "A client's wait for a server connection. Then its statement fails (53300); the client stays.",
+        ),
+    )
+    wait_notice: float = attrs.field(
+        default=math.inf,
+        metadata=about(
+            kinds.DURATION,
+            "A client's wait for a server connection. Then it is told by a NOTICE that it waits, and goes on "
+            "waiting.",
         ),
     )
     query: float = attrs.field(
@@ -85,3 +97,26 @@ class Timeouts:
             kinds.DURATION, "A graceful stop: open transactions may end by then. `0` waits for all of them."
         ),
     )
+
+
+def _limit(name: str) -> float | None:
+    """A field that is the key of this name, or None where nothing is given."""
+    limit: float | None = attrs.field(default=None, metadata=attrs.fields_dict(Timeouts)[name].metadata)
+    return limit
+
+
+@attrs.frozen
+class ClientTimeouts:
+    """Those of the time limits that can be a user's own; None where it has none."""
+
+    client_idle: float | None = _limit("client_idle")
+    lease_wait: float | None = _limit("lease_wait")
+    wait_notice: float | None = _limit("wait_notice")
+    query: float | None = _limit("query")
+    transaction: float | None = _limit("transaction")
+    idle_in_transaction: float | None = _limit("idle_in_transaction")
+
+    def over(self, timeouts: Timeouts) -> Timeouts:
+        """All time limits, where these come first; `timeouts` itself if none of these is given."""
+        given = attrs.asdict(self, filter=lambda _, limit: limit is not None)
+        return attrs.evolve(timeouts, **given) if given else timeouts

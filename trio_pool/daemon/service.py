@@ -7,13 +7,12 @@
              └─ listeners   accept loops; end first
 
 Pools are outside clients because a client's last act needs its server. Stopping goes inwards out: no new
-clients, clients leave between transactions (`drain` at most), what they left running is cancelled and rolled
-back (`cancel` at most), pools close their servers.
+clients, the clients end (stopping.py), pools close their servers. When all of this is cancelled from outside,
+pools and data plane are shielded for as long as it takes to cancel what runs at PostgreSQL (`AT_ONCE`).
 """
 
 from __future__ import annotations
 
-import math
 import secrets
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -23,9 +22,11 @@ import structlog
 import trio
 
 from trio_pool.config.access import TlsMode
-from trio_pool.errors import ClientFault, Reason, SqlState
-from trio_pool.net import tls
-from trio_pool.net.client import LINGER, Client, part
+from trio_pool.config.durations import OFF
+from trio_pool.daemon.stopping import AT_ONCE, Stopping, stopped
+from trio_pool.errors import ClientFault, Reason
+from trio_pool.net import liveness, tls
+from trio_pool.net.client import Client, part
 from trio_pool.net.clients import Clients
 from trio_pool.net.conversation import Conversation, EndOfStream
 from trio_pool.net.listeners import accept_for_ever, listening, spell
@@ -56,13 +57,14 @@ log = structlog.get_logger()
 class Service:
     """A running pooler. `addresses` are where clients connect, with the ports that the system chose.
 
-    `stop` asks it to end as SIGTERM does; `serve` returns when it has.
+    `stop` asks it to end as SIGTERM does; `serve` returns when it has, and `ending` tells what it has cost.
     """
 
     config: Config
     poller: Poller = attrs.field(factory=Poller)
     clients: Clients = attrs.field(init=False)
     pools: dict[PoolKey, OriginPool] = attrs.field(factory=dict)
+    ending: Stopping = attrs.field(init=False)
     lookups: dict[str, Lookup] = attrs.field(factory=dict)
     """By the name of a database's table."""
     addresses: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Service:
     def __attrs_post_init__(self) -> None:
         config = self.config
         self.clients = Clients(config.listen.max_clients)
+        self.ending = Stopping(self.clients, self.pools, config.timeouts)
         listen_tls = config.listen.tls
         encrypted = listen_tls.mode is not TlsMode.DISABLE
         mock_key = secrets.token_bytes(32)
@@ -102,6 +105,11 @@ class Service:
     def stop(self) -> None:
         """Drain: no new clients, the others leave between their transactions, within `drain`."""
         self._stopping.set()
+
+    def stop_at_once(self) -> None:
+        """Wait for nobody: clients are told, what they run is cancelled at PostgreSQL, within a second."""
+        self._stopping.set()
+        self.ending.hurry()
 
     def pool_for(self, database: str, user: str, secret: OriginSecret | None = None) -> OriginPool | None:
         """The pool of a database for a client's user, made on first use; None without such a database.
@@ -149,27 +157,49 @@ class Service:
     async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` or cancellation. `started` gets this object once clients can connect.
 
-        Raises OSError if an address cannot be listened on.
+        Raises OSError if an address cannot be listened on, `ConfigurationError` if it wants of this system
+        what it cannot do.
         """
+        keepalive = liveness.Keepalive.of(self.config.listen)
         with ExitStack() as stack:
             listeners = [_listen(stack, address) for address in self.config.listen.addresses]
             self.addresses = tuple(map(spell, listeners))
             async with trio.open_nursery() as data_plane:
-                # Shielded: when all of this is cancelled at once, connections still leave an open poller.
+                # Shielded: when all of this is cancelled at once, connections still leave an open poller,
+                # and what they ran is cancelled.
                 polling = trio.CancelScope(shield=True)
+                pooling = trio.CancelScope(shield=True)
                 data_plane.start_soon(self._poll, polling)
+                opened = trio.Event()
+                data_plane.start_soon(self._keep_pools, pooling, polling, opened)
                 try:
-                    async with trio.open_nursery() as pools:
-                        self._pool_nursery = pools
-                        self._open_configured_pools()
-                        await self._serve_clients(stack, listeners, task_status)
-                        pools.cancel_scope.cancel()
+                    # Not `nursery.start`: when cancelled it waits for its task, and that is shielded.
+                    await opened.wait()
+                    self._open_configured_pools()
+                    await self._serve_clients(stack, listeners, keepalive, task_status)
+                except BaseException:
+                    with trio.CancelScope(shield=True):
+                        await self.ending.settle(AT_ONCE)
+                    raise
                 finally:
-                    polling.cancel()
+                    pooling.cancel()
 
     async def _poll(self, scope: trio.CancelScope) -> None:
         with scope:
             await self.poller.run()
+
+    async def _keep_pools(
+        self, scope: trio.CancelScope, polling: trio.CancelScope, opened: trio.Event
+    ) -> None:
+        """The tasks of the pools, until `scope` is cancelled; then the data plane has nothing left to do."""
+        try:
+            with scope:
+                async with trio.open_nursery() as pools:
+                    self._pool_nursery = pools
+                    opened.set()
+                    await trio.sleep_forever()
+        finally:
+            polling.cancel()
 
     def _open_configured_pools(self) -> None:
         """Pools that are to hold servers before the first client comes."""
@@ -178,53 +208,31 @@ class Service:
                 self.pool_for(database.name, database.origin.user)
 
     async def _serve_clients(
-        self, stack: ExitStack, listeners: Iterable[Socket], task_status: trio.TaskStatus[Service]
+        self,
+        stack: ExitStack,
+        listeners: Iterable[Socket],
+        keepalive: liveness.Keepalive,
+        task_status: trio.TaskStatus[Service],
     ) -> None:
         """Accept until `stop`, then drain. `stack` closes the listeners, so that new clients are refused."""
         async with trio.open_nursery() as clients:
+            patience = self.config.listen.tcp_user_timeout
+            clients.start_soon(liveness.watch, self.clients.by_id.values, patience)
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
-                    accepting.start_soon(accept_for_ever, listener, self._serve_client, clients)
+                    accepting.start_soon(accept_for_ever, listener, self._serve_client, clients, keepalive)
                 log.info("ready", addresses=list(self.addresses))
                 task_status.started(self)
                 await self._stopping.wait()
                 accepting.cancel_scope.cancel()
             stack.close()
             drain = self.config.timeouts.drain
-            log.info("stopping", clients=self.clients.connections, drain=None if drain == math.inf else drain)
-            clients.start_soon(self._send_clients_away, drain, clients.cancel_scope)
-        await self._settle_servers()
-        log.info("stopped")
-
-    async def _send_clients_away(self, drain: float, scope: trio.CancelScope) -> None:
-        """Tell every client that is between transactions to leave, and after `drain` everybody."""
-        for arriving in self._arriving:
-            arriving.cancel()
-        with trio.move_on_after(drain):
-            while self.clients.connections:
-                for client in list(self.clients.by_id.values()):
-                    client.stop()
-                await trio.sleep(0.05)
-        if self.clients.connections:
-            log.warning("drain is over: clients are disconnected in the middle of a transaction")
-            for client in list(self.clients.by_id.values()):
-                if client.server is None or client.server.session.between_messages:
-                    client.fail(_shutdown())
-            with trio.move_on_after(2 * LINGER):
-                while self.clients.connections:  # noqa: ASYNC110 -- there is no event of the last one
-                    await trio.sleep(0.01)
-        scope.cancel()
-
-    async def _settle_servers(self) -> None:
-        """Let what the last clients left running be cancelled and rolled back, for `cancel` at most."""
-        with trio.move_on_after(self.config.timeouts.cancel):
-            while any(self._unsettled(pool) for pool in self.pools.values()):  # noqa: ASYNC110
-                await trio.sleep(0.01)
-
-    @staticmethod
-    def _unsettled(pool: OriginPool) -> bool:
-        statistics = pool.pool.statistics()
-        return statistics.cleaning + statistics.cancelling > 0
+            log.info("stopping", clients=self.clients.connections, drain=None if drain == OFF else drain)
+            for arriving in self._arriving:
+                arriving.cancel()
+            await self.ending.run()
+            clients.cancel_scope.cancel()
+        log.info("stopped", at_once=self.ending.hurried, **attrs.asdict(self.ending.losses))
 
     async def _serve_client(self, sock: Socket, host: str | None, peer: str) -> None:
         """One accepted socket, to its end. The one boundary behind which a client's errors stay."""
@@ -257,7 +265,7 @@ class Service:
         fault: ClientFault
         try:
             if self._stopping.is_set():
-                raise _shutdown()
+                raise stopped()
             with trio.CancelScope() as arriving:
                 self._arriving.add(arriving)
                 try:
@@ -265,7 +273,7 @@ class Service:
                 finally:
                     self._arriving.discard(arriving)
             if arriving.cancelled_caught:
-                raise _shutdown()
+                raise stopped()
             if isinstance(request, Client):
                 return request
             await self._cancel(request)
@@ -312,14 +320,6 @@ def _listen(stack: ExitStack, address: Address) -> Socket:
         return stack.enter_context(listening(address))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(address)) from error
-
-
-def _shutdown() -> ClientFault:
-    return ClientFault(
-        "terminating connection due to administrator command",
-        SqlState.ADMIN_SHUTDOWN,
-        reason=Reason.STOPPING,
-    )
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:

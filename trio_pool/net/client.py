@@ -4,6 +4,10 @@ One task owns the socket. While the client is in the data plane the task sleeps,
 which are lazy (the data plane only stores timestamps), and for the end. The data plane's part is short: bytes
 into the session machine, what comes out to the leased server; a lease taken when the machine wants one, given
 back when the server says that it is free.
+
+`server` is the server that is leased, `session.server` its machine while requests are sent there. They part
+when the client's transaction is rolled back for it (net/overrun.py): the server is being brought to rest, and
+the machine answers the client without it.
 """
 
 from __future__ import annotations
@@ -15,20 +19,22 @@ import structlog
 import trio
 
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
+from trio_pool.net import overrun
 from trio_pool.net.connection import Connection
 from trio_pool.net.handover import NOT_HANDED_OVER
+from trio_pool.net.inbox import Inbox
+from trio_pool.net.limits import CALM, Limit, Limits, Situation
 from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
 from trio_pool.protocol.facts import Ask
 from trio_pool.wire import messages
-from trio_pool.wire.encodings import convert
-from trio_pool.wire.frames import HEADER_SIZE
-from trio_pool.wire.tags import Backend
+from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trio_pool.config.timeouts import Timeouts
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.poller import Poller
     from trio_pool.net.server import Server
@@ -37,11 +43,8 @@ if TYPE_CHECKING:
     from trio_pool.wire.messages import ErrorFields
 
 log = structlog.get_logger()
+IDLE = ClientState.IDLE
 
-MAX_NOTIFICATIONS = 1 << 20
-"""Bytes of notifications that wait for a client to read them, after which it is disconnected: they can
-neither be kept without a bound nor be lost in silence.
-"""
 LINGER = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
@@ -50,20 +53,30 @@ class Client(Connection):
     """One logged-in client."""
 
     __slots__ = (
+        "_answered",
         "_ended",
-        "_notifications",
-        "_notifications_size",
+        "_excused",
+        "_inbox",
+        "_noticed",
         "_parting",
         "_sleeping_until",
         "active_at",
+        "asked_at",
+        "began_at",
+        "heard_at",
         "leased_at",
+        "limits",
         "origin",
         "peer",
         "process_id",
         "requested_at",
+        "rested_at",
         "secret",
         "server",
         "session",
+        "timeouts",
+        "user",
+        "verdict",
     )
 
     def __init__(
@@ -72,24 +85,42 @@ class Client(Connection):
         transport: Transport,
         origin: OriginPool,
         session: ClientSession,
+        timeouts: Timeouts,
+        *,
         key: tuple[int, bytes],
+        user: str,
         peer: str,
     ) -> None:
         super().__init__(poller, transport)
         self.origin = origin
         self.session = session
+        self.timeouts = timeouts
+        self.limits = Limits.of(timeouts, session.settings)
         self.process_id, self.secret = key
+        self.user = user
         self.peer = peer
         """Where it comes from, for logs."""
         self.server: Server | None = None
-        self.active_at = self.requested_at = self.leased_at = trio.current_time()
+        now = trio.current_time()
+        self.active_at = self.requested_at = self.leased_at = now
+        """When its last lease ended, it last wanted one, and it got one."""
+        self.heard_at = self.rested_at = now
+        """When bytes came from it, and when PostgreSQL last waited for it in a transaction."""
+        self.began_at = self.asked_at = now
+        """When its transaction began, and what PostgreSQL is running."""
+        self._answered = 0
+        """How many groups the server had answered at `asked_at`."""
+        self._excused = -1
+        """The number of the group that may take as long as it likes: it is a COMMIT."""
+        self._noticed = -math.inf
+        """`requested_at` of the wait of which it was told last."""
         self._sleeping_until = math.inf
         self._ended: Reason | None = None
-        self._notifications: list[bytes] = []
-        """Held back until the client is between transactions."""
-        self._notifications_size = 0
+        self._inbox = Inbox()
         self._parting = b""
         """A FATAL error that is sent before the end."""
+        self.verdict = b""
+        """The error that it gets for what is being cancelled."""
 
     def __repr__(self) -> str:
         return f"<Client {self.process_id} of {self.origin.pool.key} {self.session.state.value}>"
@@ -105,8 +136,16 @@ class Client(Connection):
             self._vanish()
             return
         session = self.session
-        out = session.receive(data)
         server = self.server
+        self.heard_at = self.poller.now
+        if server is None:
+            if session.state is IDLE:
+                self.began_at = self.heard_at
+        elif not server.session.groups:
+            self.asked_at = self.heard_at
+            if server.session.status == Status.IDLE:
+                self.began_at = self.heard_at
+        out = session.receive(data)
         if server is not None:
             if out:
                 server.write(out, self)
@@ -132,7 +171,9 @@ class Client(Connection):
             self.pause()
             if server is None or not server.session.groups:
                 self.finish(Reason.CLIENT_TERMINATED)
-        elif server is not None and not server.session.groups and server.session.free:
+        elif session.state is ClientState.BEGUN:
+            self._awake_by(self.heard_at + self.limits.soonest)
+        elif session.server is not None and server is not None and server.session.free:
             server.offer()
         elif len(session.input) > MAX_WAITING_INPUT:
             self.pause()  # held back behind a Sync of ours; read again when the lease ends
@@ -145,11 +186,16 @@ class Client(Connection):
         if self.transport.pending:
             self.pause()
             return
+        if self.server is not None:
+            if self.server.session.free:
+                self.granted(self.server)
+            return  # it is being brought to rest, and then kept or given back
         pool = self.origin.pool
         if self in pool.waiting:
             if len(self.session.input) > MAX_WAITING_INPUT:
                 self.pause()
             return
+        self.requested_at = self.poller.now
         try:
             server = pool.acquire(self)
         except PoolFull:
@@ -158,44 +204,70 @@ class Client(Connection):
         if server is not None:
             self.granted(server)
             return
-        self.requested_at = self.poller.now
         if pool.pinned:
             self.origin.reclaim()
-        if self.requested_at + self.origin.database.timeouts.lease_wait < self._sleeping_until:
-            self.mailbox.wake()  # once per lease_wait, not once per request: see _deadline
+        self._awake_by(self.requested_at + min(self.timeouts.lease_wait, self.timeouts.wait_notice))
 
     def granted(self, server: Server) -> None:
         """A lease begins. Hot path."""
+        session = self.session
+        now = self.poller.now
+        if self.server is None:
+            self.leased_at = now
+        self.asked_at = now
+        self.began_at = now if session.begun is None else self.began_at + now - self.requested_at
+        if now + self.limits.soonest < self._sleeping_until:
+            self._awake_by(now + self.limits.soonest)
         self.server = server
         server.client = self
-        self.leased_at = self.poller.now
         if self.origin.strict:
             server.session.distrust()
-        out = self.session.link(server.session)
+        out = session.link(server.session)
         if out:
             server.write(out, self)
         if not self.mask & READABLE:
             self.resume()
-        session = self.session
         if session.replies or session.fault is not None or session.state is ClientState.ENDING:
             self._after_input()
 
     def returns(self, server: Server) -> bool:
         """The server is at rest. Hot path."""
         session = self.session
-        if session.body_left:
+        if session.body_left and session.unsent:
             return False
         if session.state is ClientState.ENDING:
             self.finish(Reason.CLIENT_TERMINATED)
             return False
         self.server = None
-        session.unlink()
+        if session.server is not None:
+            session.unlink()
+        else:
+            session.reported = server.session.told
         self.active_at = self.poller.now
-        if self._notifications:
-            self.kept()
+        if self._inbox:
+            self._tell()
         if not self.mask & READABLE:
             self.resume()  # it was paused for the server that it leaves
         return True
+
+    def rested(self, server: Server) -> None:
+        """Hot path."""
+        self.rested_at = self.poller.now
+        if self.session.state is ClientState.ENDING:
+            self.finish(Reason.CLIENT_TERMINATED)
+        elif self.session.held:
+            self.mailbox.wake()
+
+    def progressed(self, server: Server) -> None:
+        """Hot path of long answers."""
+        machine = server.session
+        if machine.answered != self._answered:
+            self._answered = machine.answered
+            self.asked_at = self.poller.now
+            if machine.status == Status.IDLE:
+                self.began_at = self.asked_at
+            if self.session.held:
+                self.mailbox.wake()
 
     def after_lease(self) -> None:
         """Hot path."""
@@ -215,21 +287,40 @@ class Client(Connection):
         self.server = None
         if self.ending:
             self.finish(Reason.CLIENT_TERMINATED)
+        elif self.session.server is None:
+            self._after_input()  # its transaction was rolled back before
         elif not in_step or (server.session.body_left and not server.session.drop_body):
             self.finish(Reason.SERVER_LOST_MID_MESSAGE)  # an error would be read as the rest of the message
         else:
-            error = messages.error(SqlState.CONNECTION_FAILURE, f"server connection lost: {fault.message}")
-            self.session.lose(error)
+            self.session.lose(self.verdict or self._loss(fault))
             self.resume()
             self._after_input()
+
+    def _loss(self, fault: ServerFault) -> bytes:
+        """The error for a lost server. PostgreSQL itself ends a connection whose client has set a time limit
+        that is over.
+        """
+        match fault.sqlstate:
+            case SqlState.IDLE_IN_TRANSACTION_TIMEOUT:
+                return self.limits.error(Limit.IDLE_IN_TRANSACTION, running=False)
+            case SqlState.TRANSACTION_TIMEOUT:
+                return self.limits.error(Limit.TRANSACTION, running=False)
+            case _:
+                why = f"server connection lost: {fault.message}"
+                return messages.error(SqlState.CONNECTION_FAILURE, why)
 
     def refused(self, server: Server, error: ErrorFields) -> None:
         """The server does not take the client's settings any more (a role was dropped): its requests get that
         error.
         """
         self.server = None
-        detail = "The settings that this client has made could not be made on another server connection."
-        self.session.lose(messages.error(error.sqlstate, error.summary, detail=error.detail or detail))
+        detail = error.detail
+        if not server.session.stranded:
+            detail = (
+                detail
+                or "The settings that this client has made could not be made on another server connection."
+            )
+        self.session.lose(messages.error(error.sqlstate, error.summary, detail=detail))
         self.resume()
         self._after_input()
 
@@ -238,6 +329,9 @@ class Client(Connection):
 
     def found(self, inspection: Inspection, server: Server) -> None:
         self.session.found(inspection, server.session)
+        if Ask.SETTINGS in inspection.asks:
+            self.limits = Limits.of(self.timeouts, self.session.settings)
+            self._awake_by(self.poller.now + self.limits.soonest)
         if Ask.CHANNELS in inspection.asks:
             self._listens_to(frozenset(inspection.channels), server)
 
@@ -254,8 +348,7 @@ class Client(Connection):
             session.channels &= channels
             server.session.silenced = session.channels
             # What came behind the UNLISTEN has been held back, since the server is still leased.
-            self._notifications = [m for m in self._notifications if _channel_of(m) not in gone]
-            self._notifications_size = sum(map(len, self._notifications))
+            self._inbox.withdraw(gone)
         if channels - session.channels:
             session.may_listen(server.session)
             server.hand_over(self, channels)
@@ -270,11 +363,10 @@ class Client(Connection):
 
     def notify(self, message: bytes) -> None:
         """The listening connection has a notification. A transaction has to end before the client gets it."""
-        self._notifications.append(message)
-        self._notifications_size += len(message)
+        self._inbox.put(message)
         if self._between_transactions:
-            self.kept()
-        if self._notifications_size > MAX_NOTIFICATIONS:
+            self._tell()
+        if self._inbox.overflows:
             self.fail(
                 ClientFault(
                     "too many unread notifications", SqlState.LIMIT_EXCEEDED, reason=Reason.LISTENER_TOO_SLOW
@@ -285,23 +377,33 @@ class Client(Connection):
     def _between_transactions(self) -> bool:
         return self.server is None and self.session.state in (ClientState.IDLE, ClientState.WAITING)
 
-    def kept(self) -> None:
+    def _tell(self) -> None:
         """Between transactions: what was held back for the client can be told, if it reads."""
-        if self._notifications and not self.transport.pending:
-            told, self._notifications = self._notifications, []
-            self._notifications_size = 0
+        if self._inbox and not self.transport.pending:
             encoding = self.session.reported.get("client_encoding", "UTF8")
-            source = self.origin.listening.encoding
-            notifications = [_in_encoding(message, source, encoding) for message in told]
-            self.write(b"".join(message for message in notifications if not self._was_told(message)))
+            told = self._inbox.take(self.origin.listening.encoding, encoding)
+            self.write(b"".join(message for message in told if not self._was_told(message)))
+
+    def kept(self) -> None:
+        """Between transactions, with the server: it is pinned."""
+        self.active_at = self.poller.now
+        self._tell()
+        if self.session.held:
+            self.mailbox.wake()
+        if self.session.state is ClientState.WAITING and self.server is not None:
+            self.granted(self.server)
 
     @property
     def ending(self) -> bool:
         return self.session.state is ClientState.ENDING
 
     @property
+    def unsent(self) -> int:
+        return self.session.unsent
+
+    @property
     def mid_message(self) -> bool:
-        return self.session.body_left > 0
+        return self.session.unsent > 0
 
     def on_gone(self) -> None:
         """Reset, or closed while it was not read: nobody is there to answer."""
@@ -320,8 +422,8 @@ class Client(Connection):
         return True
 
     def on_drained(self) -> None:
-        if self._notifications and self._between_transactions:
-            self.kept()
+        if self._between_transactions:
+            self._tell()
         if self.server is not None:
             self.server.resume()
         elif not self.ending:
@@ -360,9 +462,7 @@ class Client(Connection):
             self.origin.listening.forget(self)
         server, self.server = self.server, None
         if server is not None:
-            server.orphaned(
-                mid_message=self.session.body_left > 0, cancel=reason is not Reason.CLIENT_TERMINATED
-            )
+            server.orphaned(self.session.unsent, cancel=reason is not Reason.CLIENT_TERMINATED)
         self.mailbox.wake()
 
     # -- control plane ---------------------------------------------------------------------------------------
@@ -383,14 +483,14 @@ class Client(Connection):
             self.attach()
             self._after_input()
             while self._ended is None:
-                self._sleeping_until = self._deadline()
+                self._sleeping_until = self._deadline(trio.current_time())
                 if self._sleeping_until == math.inf:
                     await self.mailbox.wait()
                 else:
                     with trio.move_on_at(self._sleeping_until):
                         await self.mailbox.wait()
                 if self._ended is None:
-                    self._act_on_deadlines(trio.current_time())
+                    await self._attend(self.poller.tick())
             if self._parting:
                 await self._part()
         finally:
@@ -400,7 +500,8 @@ class Client(Connection):
     def stop(self) -> None:
         """The daemon is stopping: leave now if no transaction is open and no request is running."""
         server = self.server
-        if self.session.state is not ClientState.FAILED and (server is None or server.session.free):
+        open_without_server = self.session.state in (ClientState.BEGUN, ClientState.FAILED)
+        if not open_without_server and (server is None or server.session.free):
             self.fail(
                 ClientFault(
                     "terminating connection due to administrator command",
@@ -414,26 +515,44 @@ class Client(Connection):
         """Why it ended."""
         return self._ended or Reason.INTERNAL_ERROR
 
-    def _deadline(self) -> float:
-        """The earliest moment at which a timeout can be due, judged from the timestamps.
+    # -- time ------------------------------------------------------------------------------------------------
 
-        A request that waits sets `requested_at` and wakes the task only if it sleeps longer than that allows;
-        so a busy client costs one wake-up per `lease_wait`, not one per request.
+    def _awake_by(self, when: float) -> None:
+        """Wake the task unless it looks at the timestamps by then anyway.
+
+        So a busy client costs one wake-up per time limit, not one per request.
         """
-        timeouts = self.origin.database.timeouts
-        now = trio.current_time()
-        waits_until = self.requested_at + timeouts.lease_wait
-        idles_until = self.active_at + timeouts.client_idle
-        if idles_until <= now:  # busy
-            idles_until = now + timeouts.client_idle
-        return min(waits_until if waits_until > now else math.inf, idles_until)
+        if when < self._sleeping_until:
+            self._sleeping_until = when
+            self.mailbox.wake()
 
-    def _act_on_deadlines(self, now: float) -> None:
-        timeouts = self.origin.database.timeouts
+    def _deadline(self, now: float) -> float:
+        """The earliest moment at which a time limit can be over, judged from the timestamps."""
+        timeouts = self.timeouts
         if self in self.origin.pool.waiting:
-            if now >= self.requested_at + timeouts.lease_wait:
-                self.refuse_lease(*self.origin.lease_error())
-        elif self.session.state is ClientState.IDLE and now >= self.active_at + timeouts.client_idle:
+            notice = self.requested_at + timeouts.wait_notice
+            waited = self._noticed == self.requested_at
+            return min(self.requested_at + timeouts.lease_wait, math.inf if waited else notice)
+        # Those that do not apply yet can be over this early.
+        due = [since for since in (self.requested_at + timeouts.lease_wait,) if since > now]
+        if self.server is not None or self.session.state is ClientState.BEGUN:
+            due.append(now + self.limits.soonest)
+        elif self.heard_at + self.limits.soonest > now:
+            due.append(self.heard_at + self.limits.soonest)
+        idle = self.active_at + timeouts.client_idle
+        due.append(idle if idle > now else now + timeouts.client_idle)
+        due.append(self.limits.earliest(self._situation())[0])
+        return min(due)
+
+    async def _attend(self, now: float) -> None:
+        """Do what is due."""
+        if self in self.origin.pool.waiting:
+            self._waits(now)
+            return
+        when, limit = self.limits.earliest(self._situation())
+        if limit is not None and now >= when:
+            await overrun.end(self, limit)
+        elif self._rests and now >= self.active_at + self.timeouts.client_idle:
             self.fail(
                 ClientFault(
                     "terminating connection due to client_idle timeout",
@@ -442,20 +561,79 @@ class Client(Connection):
                 )
             )
 
+    def _waits(self, now: float) -> None:
+        if now >= self.requested_at + self.timeouts.lease_wait:
+            self.refuse_lease(*self.origin.lease_error())
+        elif now >= self.requested_at + self.timeouts.wait_notice and self._noticed != self.requested_at:
+            self._noticed = self.requested_at
+            waiting = len(self.origin.pool.waiting)
+            self.write(messages.notice("00000", f"waiting for a connection from the pool ({waiting} wait)"))
+
+    @property
+    def _rests(self) -> bool:
+        """Whether it has no transaction and no request."""
+        if self.server is None:
+            return self.session.state is ClientState.IDLE
+        return self.session.server is not None and self.server.session.free and not self.session.unsent
+
+    def _situation(self) -> Situation:
+        """What goes on since when, as far as there is a limit to it."""
+        session, server, machine = self.session, self.server, self.session.server
+        if session.state is ClientState.BEGUN:
+            return Situation(transaction=self.began_at, turn=self.heard_at)
+        if server is None or machine is None or machine.answered == self._excused:
+            return CALM
+        if machine.owes:
+            if server.paused_at is not None:
+                return Situation(transaction=self.began_at, turn=server.paused_at)
+            if machine.copy_in:
+                return Situation(self.asked_at, self.began_at, self.heard_at)
+            if session.unsent:
+                return Situation(transaction=self.began_at, turn=self.heard_at)
+            return Situation(self.asked_at, self.began_at)
+        if machine.status != Status.IDLE or machine.sends_group or session.unsent:
+            return Situation(transaction=self.began_at, turn=max(self.rested_at, self.heard_at))
+        return CALM
+
+    def excuse(self) -> None:
+        """What runs now may take as long as it likes."""
+        assert self.session.server is not None
+        self._excused = self.session.server.answered
+
+    def expire(self, error: bytes) -> None:
+        """Its transaction is rolled back, and it learns that with its next statement."""
+        server = self.server
+        if server is None:
+            self.session.expire(error)
+        else:
+            unsent = self.session.unsent
+            self.session.lose(error)
+            server.roll_back(unsent)
+        self.resume()
+        self._after_input()
+
+    def go_on(self) -> None:
+        """Requests that were held back are sent."""
+        out = self.session.go_on()
+        if out and self.server is not None:
+            self.asked_at = self.poller.now
+            self.server.write(out, self)
+        self._after_input()
+
+    @property
+    def doing(self) -> str:
+        """What it does, in a few words."""
+        if self in self.origin.pool.waiting:
+            return "waiting"
+        machine = self.session.server
+        if machine is None:
+            return "idle in transaction" if self.session.state is ClientState.BEGUN else "idle"
+        if machine.owes:
+            return " ".join(self.session.doing().decode(errors="replace").split()) or "running"
+        return "idle" if machine.status == Status.IDLE else "idle in transaction"
+
     async def _part(self) -> None:
         await part(self.transport, self._parting)
-
-
-def _in_encoding(notification: bytes, source: str, target: str) -> bytes:
-    if source == target or notification[HEADER_SIZE + 4 :].isascii():
-        return notification
-    body = notification[HEADER_SIZE + 4 :]
-    sender = notification[HEADER_SIZE : HEADER_SIZE + 4]
-    return messages.message(Backend.NOTIFICATION_RESPONSE, sender + convert(body, source, target))
-
-
-def _channel_of(notification: bytes) -> bytes:
-    return messages.read_notification(notification[HEADER_SIZE:])[0]
 
 
 async def part(transport: Transport, error: bytes) -> None:

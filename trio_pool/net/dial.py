@@ -3,24 +3,29 @@
 `sslmode` is libpq's: `allow` and `prefer` are a preference and a fall-back, tried per host on connections of
 their own, except that a server which answers SSLRequest with no is talked to in the clear on the same
 connection.
+
+Several hosts, and the addresses of one, are tried one after the other until one will do, as in libpq. Each
+gets its share of the time that is left, so that one that hangs does not use up what the others need. A host
+that has hung is tried last for a while: else each connection, opened one at a time, would wait for it.
 """
 
 from __future__ import annotations
 
-import errno
-import os
+import math
+import random
 import secrets
-import socket
 import ssl
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 import trio
 
-from trio_pool.config.origin import Origin, SslMode
+from trio_pool.config.origin import LoadBalanceHosts, Origin, SslMode, TargetSessionAttrs
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.net import tls as tls_contexts
 from trio_pool.net.conversation import Conversation, EndOfStream
+from trio_pool.net.sockets import Address, connect, resolve, spell
+from trio_pool.net.suitability import misfit
 from trio_pool.net.transport import PlainTransport, TLSTransport
 from trio_pool.protocol.channel_binding import end_point
 from trio_pool.protocol.login import Login
@@ -28,16 +33,30 @@ from trio_pool.wire import messages
 from trio_pool.wire.frames import MAX_LOGIN_REPLY, FramingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from trio_pool.config.model import Database
     from trio_pool.protocol.credentials import OriginSecret
 
-Address = tuple[int, object]
-"""Address family and what `connect` takes."""
+__all__ = [
+    "Dialled",
+    "OriginAccess",
+    "Reached",
+    "dial",
+    "dial_host",
+    "reach_host",
+    "send_cancel",
+    "spell",
+]
 
-_BEFORE_TLS = frozenset({Reason.SERVER_NOT_RESOLVED, Reason.SERVER_CONNECT_FAILED})
-"""Failures that a second attempt with other encryption cannot mend."""
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Attempt = Callable[["OriginAccess", str, int, Address, bool], Awaitable[T]]
+
+PASSED_OVER = 60.0
+"""Seconds for which a host that did not answer is tried last. Arbitrary: it costs its share of
+`server_connect` once in so long.
+"""
 
 
 @attrs.frozen(eq=False)
@@ -49,6 +68,8 @@ class OriginAccess:
     """What our own StartupMessage says: user, database, settings."""
     password: OriginSecret | None = attrs.field(repr=False)
     tls_context: ssl.SSLContext
+    silent: dict[tuple[str, int], float] = attrs.field(factory=dict, init=False, repr=False)
+    """Hosts that did not answer, and until when they are tried last."""
 
     @classmethod
     def to(cls, database: Database, user: str, password: OriginSecret | None) -> Self:
@@ -83,7 +104,8 @@ class Dialled:
     """A logged-in connection: its transport, what the login learned, where it leads, and whether it is
     encrypted.
 
-    `unread` is what has arrived behind the login's ReadyForQuery.
+    `unread` is what has arrived behind the login's ReadyForQuery. `misfit` is why the server is not what
+    `target_session_attrs` asks for, None if it is.
     """
 
     transport: PlainTransport | TLSTransport
@@ -91,57 +113,138 @@ class Dialled:
     address: Address
     host: str
     unread: bytes
+    misfit: str | None
+
+    def hang_up(self) -> None:
+        """Close a connection of which nothing is wanted."""
+        self.transport.send(messages.TERMINATE)
+        self.transport.close()
 
 
-async def dial(access: OriginAccess) -> Dialled:
-    """Connect and log in.
+async def dial(access: OriginAccess, limit: float = math.inf) -> Dialled:
+    """Connect and log in to the first host that will do, within so many seconds.
 
-    Hosts are tried in order; raises the last host's `ServerFault`. The caller bounds the time.
+    Without a limit the caller bounds the time. Raises a `ServerFault` that says of each host why it would not
+    do.
     """
-    fault: ServerFault | None = None
-    for host, port in access.origin.hosts:
-        try:
-            return await dial_host(access, host, port)
-        except ServerFault as failed:
-            fault = failed
-            if _final(failed):
-                raise
-    assert fault is not None
-    raise fault
+    deadline = min(trio.current_time() + limit, trio.current_effective_deadline())
+    prefers = access.origin.target_session_attrs is TargetSessionAttrs.PREFER_STANDBY
+    faults: list[tuple[str, ServerFault]] = []
+    second_best: Dialled | None = None
+    hosts = _in_order(access)
+    try:
+        for place, (host, port) in enumerate(hosts):
+            # Time is left over for the second best to be used.
+            shares = len(hosts) - place + (second_best is not None)
+            try:
+                dialled = await dial_host(access, host, port, _share(deadline, shares))
+            except ServerFault as failed:
+                if _final(failed):
+                    raise
+                faults.append((spell(host, port), failed))
+                if failed.reason is Reason.SERVER_CONNECT_TIMEOUT:
+                    access.silent[host, port] = trio.current_time() + PASSED_OVER
+                continue
+            access.silent.pop((host, port), None)
+            if dialled.misfit is None:
+                return dialled
+            if prefers and second_best is None:
+                second_best = dialled
+                continue
+            dialled.hang_up()
+            unsuitable = ServerFault(f"{spell(host, port)} {dialled.misfit}", reason=Reason.SERVER_UNSUITABLE)
+            faults.append((spell(host, port), unsuitable))
+        if second_best is not None:
+            chosen, second_best = second_best, None
+            return chosen
+    finally:
+        if second_best is not None:
+            second_best.hang_up()
+    raise _all_together(faults)
 
 
-async def dial_host(access: OriginAccess, host: str, port: int) -> Dialled:
-    """Connect to one host and log in, with and without TLS as `sslmode` allows.
+async def dial_host(access: OriginAccess, host: str, port: int, deadline: float = math.inf) -> Dialled:
+    """Connect to one host and log in, with and without TLS as `sslmode` allows, whether it will do or not.
 
-    The caller bounds the time.
+    Without a deadline the caller bounds the time.
     """
-    fault: ServerFault | None = None
-    for tls in _attempts(access.origin, host):
-        try:
-            return await _log_in(access, await _reach(access, host, port, tls=tls))
-        except ServerFault as failed:
-            fault = failed
-            if _final(failed) or failed.reason in _BEFORE_TLS:
-                raise
-    assert fault is not None
-    raise fault
+    return await _at_host(_log_in, access, host, port, deadline)
 
 
-async def reach_host(access: OriginAccess, host: str, port: int) -> Reached:
+async def reach_host(access: OriginAccess, host: str, port: int, deadline: float = math.inf) -> Reached:
     """Everything before the log in: a connection to one host, encrypted as `sslmode` says.
 
-    The caller bounds the time and closes it.
+    The caller closes it, and bounds the time if there is no deadline.
     """
+    return await _at_host(_reach, access, host, port, deadline)
+
+
+async def _at_host(attempt: Attempt[T], access: OriginAccess, host: str, port: int, deadline: float) -> T:
+    """The first success at an address of the host. Another address is tried only if one cannot be reached,
+    other encryption only if it can.
+    """
+    began = trio.current_time()
+    fault: ServerFault | None = None
+    try:
+        with trio.fail_at(deadline):
+            addresses = await resolve(host, port)
+        if access.origin.load_balance_hosts is LoadBalanceHosts.RANDOM:
+            random.shuffle(addresses)
+        for place, address in enumerate(addresses):
+            try:
+                with trio.fail_at(_share(deadline, len(addresses) - place)):
+                    return await _at_address(attempt, access, host, port, address)
+            except ServerFault as failed:
+                if failed.reason is not Reason.SERVER_CONNECT_FAILED:
+                    raise
+                fault = failed
+            except trio.TooSlowError:
+                if place == len(addresses) - 1:
+                    raise
+    except trio.TooSlowError:
+        raise ServerFault(
+            f"{spell(host, port)} did not answer within {trio.current_time() - began:.3g} s",
+            reason=Reason.SERVER_CONNECT_TIMEOUT,
+        ) from None
+    assert fault is not None
+    raise fault
+
+
+async def _at_address(attempt: Attempt[T], access: OriginAccess, host: str, port: int, address: Address) -> T:
     fault: ServerFault | None = None
     for tls in _attempts(access.origin, host):
         try:
-            return await _reach(access, host, port, tls=tls)
+            return await attempt(access, host, port, address, tls)
         except ServerFault as failed:
             fault = failed
-            if failed.reason in _BEFORE_TLS:
+            if _final(failed) or failed.reason is Reason.SERVER_CONNECT_FAILED:
                 raise
     assert fault is not None
     raise fault
+
+
+def _in_order(access: OriginAccess) -> list[tuple[str, int]]:
+    """The hosts, those that did not answer lately behind the others."""
+    hosts = list(access.origin.hosts)
+    if access.origin.load_balance_hosts is LoadBalanceHosts.RANDOM:
+        random.shuffle(hosts)
+    now = trio.current_time()
+    return sorted(hosts, key=lambda host: access.silent.get(host, 0.0) > now)
+
+
+def _share(deadline: float, shares: int) -> float:
+    """Until when the first of so many may take."""
+    now = trio.current_time()
+    return now + (deadline - now) / shares
+
+
+def _all_together(faults: list[tuple[str, ServerFault]]) -> ServerFault:
+    """One fault for those of all hosts. It is lasting only if all of them are."""
+    if len(faults) == 1:
+        return faults[0][1]
+    texts = [f.message if name in f.message else f"{name}: {f.message}" for name, f in faults]
+    first = next((fault for _, fault in faults if not fault.lasting), faults[0][1])
+    return ServerFault("; ".join(texts), first.sqlstate, reason=first.reason)
 
 
 def _final(fault: ServerFault) -> bool:
@@ -164,8 +267,14 @@ def _attempts(origin: Origin, host: str) -> tuple[bool, ...]:
             return (True,)
 
 
-async def _reach(access: OriginAccess, host: str, port: int, *, tls: bool) -> Reached:
-    sock, address = await _connect(host, port)
+async def _reach(access: OriginAccess, host: str, port: int, address: Address, tls: bool) -> Reached:
+    try:
+        sock = await connect(address, access.origin.tcp)
+    except OSError as error:
+        raise ServerFault(
+            f"cannot connect to {spell(host, port)}: {error.strerror or error}",
+            reason=Reason.SERVER_CONNECT_FAILED,
+        ) from error
     try:
         conversation = Conversation.over(PlainTransport(sock), MAX_LOGIN_REPLY)
         try:
@@ -181,9 +290,9 @@ async def _reach(access: OriginAccess, host: str, port: int, *, tls: bool) -> Re
         raise
 
 
-async def _log_in(access: OriginAccess, reached: Reached) -> Dialled:
-    """Takes the connection over: it is closed if the login fails."""
-    conversation, host = reached.conversation, reached.host
+async def _log_in(access: OriginAccess, host: str, port: int, address: Address, tls: bool) -> Dialled:
+    reached = await _reach(access, host, port, address, tls)
+    conversation = reached.conversation
     try:
         encrypted = isinstance(conversation.transport, TLSTransport)
         login = Login(
@@ -199,71 +308,24 @@ async def _log_in(access: OriginAccess, reached: Reached) -> Dialled:
             reply = login.receive(*await conversation.message())
             if reply:
                 await conversation.send(reply)
+        problem = await misfit(conversation, login.parameters, access.origin.target_session_attrs)
         unread = conversation.assembler.rest()
-        return Dialled(conversation.transport, login, reached.address, host, unread)
+        return Dialled(conversation.transport, login, address, host, unread, problem)
     except EndOfStream as error:
         reached.close()
         raise ServerFault(
-            f"the server at {spell(host, reached.port)} did not complete the login: {error}",
+            f"the server at {spell(host, port)} did not complete the login: {error}",
             reason=Reason.SERVER_LOGIN_FAILED,
         ) from error
     except FramingError as error:
         reached.close()
         raise ServerFault(
-            f"{spell(host, reached.port)} does not speak PostgreSQL's protocol: {error}",
+            f"{spell(host, port)} does not speak PostgreSQL's protocol: {error}",
             SqlState.PROTOCOL_VIOLATION,
             reason=Reason.SERVER_PROTOCOL_VIOLATION,
         ) from error
     except BaseException:
         reached.close()
-        raise
-
-
-async def _connect(host: str, port: int) -> tuple[socket.socket, Address]:
-    """A connected, non-blocking socket; every address of the host is tried."""
-    fault: OSError | None = None
-    try:
-        addresses = await _resolve(host, port)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a label longer than a name can have
-        raise ServerFault(
-            f"cannot resolve the host name {host!r}: {getattr(error, 'strerror', None) or error}",
-            reason=Reason.SERVER_NOT_RESOLVED,
-        ) from error
-    for address in addresses:
-        try:
-            return await _connect_address(address), address
-        except OSError as error:
-            fault = error
-    raise ServerFault(
-        f"cannot connect to {spell(host, port)}: {fault and (fault.strerror or fault)}",
-        reason=Reason.SERVER_CONNECT_FAILED,
-    ) from fault
-
-
-async def _resolve(host: str, port: int) -> list[Address]:
-    if host.startswith("/"):
-        return [(socket.AF_UNIX, f"{host}/.s.PGSQL.{port}")]
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
-
-
-async def _connect_address(address: Address) -> socket.socket:
-    family, where = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        code = sock.connect_ex(where)  # type: ignore[arg-type]
-        if code in (errno.EINPROGRESS, errno.EAGAIN):
-            await trio.lowlevel.wait_writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
-        return sock
-    except BaseException:
-        sock.close()
         raise
 
 
@@ -303,7 +365,7 @@ async def send_cancel(dialled: Dialled, access: OriginAccess) -> None:
     By then the signal has been sent (`processCancelRequest` in PostgreSQL signals before it exits), so
     whatever is sent to the server afterwards is safe.
     """
-    sock = await _connect_address(dialled.address)
+    sock = await connect(dialled.address, access.origin.tcp)
     with sock:
         conversation = Conversation.over(PlainTransport(sock))
         try:
@@ -313,8 +375,3 @@ async def send_cancel(dialled: Dialled, access: OriginAccess) -> None:
             await conversation.end()
         except EndOfStream:
             pass
-
-
-def spell(host: str, port: int) -> str:
-    """A host of an origin as messages name it."""
-    return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"

@@ -32,11 +32,15 @@ class SettingsTrial:
     """
 
     process_id = 0
+    user = ""
+    """Nobody's: no bound holds for it."""
+    peer = "trio-pool"
+    doing = "settings of a client that logs in"
 
     def __init__(self, origin: OriginPool, wanted: Settings) -> None:
         self.origin = origin
         self.wanted = wanted
-        self.leased_at = 0.0
+        self.requested_at = self.leased_at = trio.current_time()
         self.result: tuple[Settings, Settings] | None = None
         """The settings under their canonical names and values, and everything that the server then reports.
         """
@@ -50,8 +54,8 @@ class SettingsTrial:
         return False
 
     @property
-    def mid_message(self) -> bool:
-        return False
+    def unsent(self) -> int:
+        return 0
 
     async def run(self) -> tuple[Settings, Settings]:
         """Returns `result`.
@@ -71,7 +75,7 @@ class SettingsTrial:
         finally:
             self.origin.pool.forget(self)
             if self._server is not None:
-                self._server.orphaned(mid_message=False)
+                self._server.orphaned(0)
         if self.fault is not None:
             raise self.fault
         assert self.result is not None
@@ -110,6 +114,12 @@ class SettingsTrial:
 
     def found(self, inspection: Inspection, server: Server) -> None:
         """What the server has made of the settings is in its session."""
+
+    def rested(self, server: Server) -> None:
+        pass
+
+    def progressed(self, server: Server) -> None:
+        pass
 
     def kept(self) -> None:
         pass

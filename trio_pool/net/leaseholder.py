@@ -19,14 +19,20 @@ class Leaseholder(Protocol):
 
     process_id: int
     leased_at: float
+    user: str
+    peer: str
+
+    @property
+    def doing(self) -> str:
+        """What it does, in a few words."""
 
     @property
     def ending(self) -> bool:
         """Whether it only waits for its last replies."""
 
     @property
-    def mid_message(self) -> bool:
-        """Whether it has sent the start of a message that is not whole yet."""
+    def unsent(self) -> int:
+        """How many bytes are missing of a message of which the server has the beginning."""
 
     def granted(self, server: Server, /) -> None:
         """It waited, and now has this server."""
@@ -45,6 +51,12 @@ class Leaseholder(Protocol):
 
     def found(self, inspection: Inspection, server: Server) -> None:
         """PostgreSQL has said what the session holds."""
+
+    def rested(self, server: Server) -> None:
+        """The server waits for it, in a transaction."""
+
+    def progressed(self, server: Server) -> None:
+        """The server has answered something, but not everything."""
 
     def kept(self) -> None:
         """It is between transactions, and keeps its server."""

@@ -14,7 +14,7 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 import trio
@@ -22,6 +22,9 @@ import trio
 from trio_pool.config.address import Address, TcpAddress, UnixAddress
 from trio_pool.errors import SqlState
 from trio_pool.wire import messages
+
+if TYPE_CHECKING:
+    from trio_pool.net.liveness import Keepalive
 
 log = structlog.get_logger()
 
@@ -102,7 +105,9 @@ def spell(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
 
 
-async def accept_for_ever(listener: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
+async def accept_for_ever(
+    listener: socket.socket, handler: Handler, nursery: trio.Nursery, keepalive: Keepalive
+) -> None:
     """Accept clients until cancelled; each is handled by a task in `nursery`."""
     spare: int | None = _spare()
     complained = -math.inf
@@ -124,19 +129,19 @@ async def accept_for_ever(listener: socket.socket, handler: Handler, nursery: tr
                     await trio.sleep(0.01)  # descriptors come back when connections end: let them
                     break
                 sock.setblocking(False)
-                nursery.start_soon(handler, sock, *_tune(sock, name))
+                nursery.start_soon(handler, sock, *_tune(sock, name, keepalive))
     finally:
         if spare is not None:
             os.close(spare)
 
 
-def _tune(sock: socket.socket, name: tuple[str, int]) -> tuple[str | None, str]:
+def _tune(sock: socket.socket, name: tuple[str, int], keepalive: Keepalive) -> tuple[str | None, str]:
     """Set the options of a client's socket; its address, and the address as logs have it."""
     if sock.family == socket.AF_UNIX:
         return None, "unix"
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keepalive.apply(sock)
     except OSError:
         pass  # reset already; the first read says so
     return name[0], f"{name[0]}:{name[1]}"

@@ -15,22 +15,31 @@ import structlog
 import trio
 
 from trio_pool.config.model import Database, PoolMode, Session
-from trio_pool.errors import Reason, ServerFault, SqlState, internal_fault
+from trio_pool.errors import Reason, ServerFault, internal_fault
 from trio_pool.net.backoff import Backoff
 from trio_pool.net.dial import OriginAccess, dial
 from trio_pool.net.listening import Listening
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.server import Server, ServerSlot
+from trio_pool.net.shortage import Shortage
 from trio_pool.pooling.pool import Pool, PoolKey
+from trio_pool.pooling.shares import Shares
 from trio_pool.protocol.statements import StatementRegistry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.poller import Poller
+    from trio_pool.net.shortage import Refusal
+    from trio_pool.pooling.capacity import Capacity
     from trio_pool.protocol.credentials import OriginSecret
     from trio_pool.protocol.settings import Settings
 
 log = structlog.get_logger()
+
+TAKES_LONG = 0.5
+"""The part of `lease_wait` after which an attempt to open a server is named as the reason for having none."""
 
 
 class OriginPool:
@@ -45,6 +54,8 @@ class OriginPool:
         limits: Session,
         poller: Poller,
         statement_prefix: bytes,
+        lease_bounds: Callable[[str], int] | None = None,
+        capacity: Capacity | None = None,
     ) -> None:
         self.database = database
         self.limits = limits
@@ -56,7 +67,11 @@ class OriginPool:
             min_size=database.min_pool_size,
             max_waiting=database.max_waiting,
             grow=self._grow,
+            shares=None if lease_bounds is None else Shares(lease_bounds),
+            capacity=capacity,
+            evict=_give_way,
         )
+        self.shortage = Shortage(self.pool)
         self.listening = Listening(
             self.access,
             poller,
@@ -72,8 +87,9 @@ class OriginPool:
         self.releases = database.pool_mode is PoolMode.TRANSACTION
         self.defaults: Settings | None = None
         """What servers of this pool report right after their login; None until the first has."""
-        self.failure: ServerFault | None = None
-        """Why the last attempt to open a server failed; None after a success."""
+        self._failure: ServerFault | None = None
+        self._opening_since = math.inf
+        """When the attempt to open a server that is under way began."""
         self.retired = False
         """Whether the pool is not configured any more: servers close instead of becoming idle."""
         self.counts_sequences = False
@@ -101,8 +117,8 @@ class OriginPool:
                 attempted = self._attempted
                 self._mailbox.wake()
                 await attempted.wait()
-                if self.defaults is None and self.failure is not None and self.failure.lasting:
-                    raise self.failure
+                if self.defaults is None and self._failure is not None and self._failure.lasting:
+                    raise self._failure
             return self.defaults
         finally:
             self._greeting -= 1
@@ -118,7 +134,7 @@ class OriginPool:
                         server = await self._open_or_fault()
                     except ServerFault as fault:
                         self._failed(fault)
-                        await backoff.wait()
+                        await backoff.wait_for(self._waited_for, self._mailbox)
                     else:
                         nursery.start_soon(server.live)
                         backoff.reset()
@@ -132,6 +148,22 @@ class OriginPool:
         return self.pool.wants_server or (
             self.defaults is None and self._greeting > 0 and not self.pool.servers
         )
+
+    def _waited_for(self) -> bool:
+        return bool(self.pool.waiting) or self._greeting > 0
+
+    @property
+    def failure(self) -> ServerFault | None:
+        """Why there is no server: the last attempt to open one failed, or the first one since then is taking
+        long. None after a success.
+        """
+        taking = trio.current_time() - self._opening_since
+        if self._failure is None and taking >= self.database.timeouts.lease_wait * TAKES_LONG:
+            return ServerFault(
+                f"no answer from {self.database.origin} for {taking:.3g} s",
+                reason=Reason.SERVER_CONNECT_TIMEOUT,
+            )
+        return self._failure
 
     async def _open_or_fault(self) -> Server:
         """`_open`, and the boundary behind which our own bugs in it stay: one must not end every pool."""
@@ -147,16 +179,9 @@ class OriginPool:
         """One login. Its place in the pool is taken before and given back if it fails."""
         slot = ServerSlot()
         self.pool.connecting(slot)
-        started = trio.current_time()
+        self._opening_since = started = trio.current_time()
         try:
-            try:
-                with trio.fail_after(self.database.timeouts.server_connect):
-                    dialled = await dial(self.access)
-            except trio.TooSlowError:
-                raise ServerFault(
-                    f"no connection to {self.database.origin} within server_connect",
-                    reason=Reason.SERVER_CONNECT_TIMEOUT,
-                ) from None
+            dialled = await dial(self.access, self.database.timeouts.server_connect)
             try:
                 server = Server(self, dialled, slot)
             except ServerFault:
@@ -165,7 +190,9 @@ class OriginPool:
         except BaseException:
             self.pool.left(slot)
             raise
-        self.failure = None
+        finally:
+            self._opening_since = math.inf
+        self._failure = None
         self.defaults = server.session.defaults
         self._tell()
         log.info(
@@ -177,11 +204,12 @@ class OriginPool:
         if self.counts_sequences:
             server.session.count_sequences()
         server.attach()
+        self.poller.tick()
         self.pool.joined(slot, server)
         return server
 
     def _failed(self, fault: ServerFault) -> None:
-        self.failure = fault
+        self._failure = fault
         log.warning(
             "server connect failed",
             pool=str(self.pool.key),
@@ -190,7 +218,7 @@ class OriginPool:
             error=fault.message,
             waiting=len(self.pool.waiting),
         )
-        if fault.lasting:
+        if fault.lasting and not self.pool.servers:
             for waiter in list(self.pool.waiting):
                 waiter.refuse_lease(fault.sqlstate, f"cannot connect to the origin: {fault.message}")
         self._tell()
@@ -216,26 +244,17 @@ class OriginPool:
     def _grow(self) -> None:
         self._mailbox.wake()
 
-    def lease_error(self) -> tuple[str, str, str]:
-        """SQLSTATE, message and detail for a client that got no lease in time."""
-        statistics = self.pool.statistics()
-        if self.failure is not None and not statistics.leased:
-            return (
-                SqlState.CANNOT_CONNECT,
-                f"cannot connect to the origin: {self.failure.message}",
-                self._describe(),
-            )
-        return (
-            SqlState.TOO_MANY_CONNECTIONS,
-            "failed to acquire a connection from the pool",
-            self._describe(),
-        )
+    def refusal(self, user: str) -> Refusal:
+        """What a client of this user is told that got no lease in time."""
+        return self.shortage.refusal(user, trio.current_time(), self.failure)
 
-    def _describe(self) -> str:
-        statistics = self.pool.statistics()
-        now = trio.current_time()
-        holders = sorted((now - holder.leased_at, holder.process_id) for holder in self.pool.leased.values())
-        longest = ", ".join(f"client {pid} for {held:.1f} s" for held, pid in reversed(holders[-3:]))
-        description = f"Pool {self.pool.key}: {self.pool.size} servers at most, {statistics.leased} leased, "
-        description += f"{statistics.waiting} clients waiting."
-        return f"{description} Longest leases: {longest}." if longest else description
+    def lease_error(self) -> tuple[str, str, str]:
+        """The same for a client of which nothing is known: SQLSTATE, message and detail."""
+        refusal = self.refusal("")
+        return refusal.sqlstate, refusal.message, refusal.detail
+
+
+def _give_way(server: Server) -> None:
+    server.lose(
+        ServerFault("another pool of the database has clients that wait", reason=Reason.SERVER_IDLE_TIMEOUT)
+    )

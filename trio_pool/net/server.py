@@ -20,6 +20,7 @@ from trio_pool.errors import Reason, ServerFault, SqlState, internal_fault
 from trio_pool.net.connection import Connection
 from trio_pool.net.dial import Dialled, send_cancel
 from trio_pool.net.handover import NOT_HANDED_OVER, Handover, Stage
+from trio_pool.net.overrun import CANCEL_AGAIN
 from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import ServerState
 from trio_pool.protocol.facts import Ask
@@ -36,11 +37,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 IDLE = Status.IDLE
 NOTHING = Ask.NOTHING
-CANCEL_AGAIN = 0.1
-"""Seconds between cancel requests for what a client left running.
-
-Arbitrary: a few tries within `cancel`, a few connections to the origin.
-"""
+MAX_SPOILED = 1 << 20
+"""How many bytes are invented at most to complete a message whose rest will not come."""
 
 
 class Server(Connection):
@@ -54,6 +52,7 @@ class Server(Connection):
         "_cancel_again",
         "_ended",
         "_handover",
+        "_settling",
         "_sleeping_until",
         "_wants_cancel",
         "born",
@@ -64,7 +63,9 @@ class Server(Connection):
         "dialled",
         "expires",
         "idle_since",
+        "interrupted",
         "origin",
+        "paused_at",
         "session",
         "state",
     )
@@ -97,6 +98,12 @@ class Server(Connection):
         self._abandoned = False
         """Whether it was closed while it may have been running what a client left."""
         self._handover: Handover | None = None
+        self._settling = False
+        """Whether a transaction is being rolled back for the client, which stays."""
+        self.interrupted = False
+        """Whether what it runs has no more time: its answers are read even if the client does not read them."""
+        self.paused_at: float | None = None
+        """Since when it is not read because its client does not read."""
         self._ended: ServerFault | None = None
 
     def _receive_early(self, data: bytes) -> None:
@@ -147,8 +154,12 @@ class Server(Connection):
             and not session.body_left
         ):
             self.offer()
-        elif client.ending and not session.groups:
-            client.finish(Reason.CLIENT_TERMINATED)
+        elif session.groups:
+            client.progressed(self)
+        elif self._settling:
+            self._settle()
+        else:
+            client.rested(self)
 
     def on_gone(self) -> None:
         """Closed while paused: what the server sent before must still be read, so look again when it is."""
@@ -156,6 +167,16 @@ class Server(Connection):
             self._lose_at_end()
         else:
             self.hush()
+
+    def pause(self) -> None:
+        if not self.interrupted:
+            if self.paused_at is None:
+                self.paused_at = self.poller.now
+            super().pause()
+
+    def resume(self) -> None:
+        self.paused_at = None
+        super().resume()
 
     def on_drained(self) -> None:
         if self.client is not None:
@@ -172,9 +193,16 @@ class Server(Connection):
         client = self.client
         session = self.session
         assert client is not None
+        if self._settling:
+            self._settling = False
+            self.clean_by = math.inf
         if client.ending:
             client.finish(Reason.CLIENT_TERMINATED)
-        elif not self.origin.releases or (session.listening and self._hands_over()):
+        elif not self.origin.releases:
+            client.kept()
+        elif self.cancels and (session.must_ask or session.listening):
+            return  # the request would hit our question
+        elif session.listening and self._hands_over():
             return
         elif session.asks is not NOTHING or session.reported is not session.expected:
             self.write(session.inspect(client.names_asked(), lambda found: client.found(found, self)))
@@ -272,30 +300,67 @@ class Server(Connection):
         refused, self.session.refused = self.session.refused, None
         assert refused is not None
         self.client = None
-        mid_message = client.mid_message
+        unsent = client.unsent
         client.refused(self, refused)
+        self.session.desert()
         self.session.receive(b"")
-        self.orphaned(mid_message=mid_message)
+        self.orphaned(unsent)
 
-    def orphaned(self, *, mid_message: bool, cancel: bool = True) -> None:
+    def orphaned(self, unsent: int, *, cancel: bool = True) -> None:
         """The client is gone: cancel what runs, end what is open, forget what is left, then back into the
         pool.
 
-        Without `cancel` (the client said Terminate) what was asked for is done, as PostgreSQL does.
+        So many bytes are `unsent` of a message of which the server has the beginning. Without `cancel` (the
+        client said Terminate) what was asked for is done, as PostgreSQL does.
         """
         self.client = None
+        self._settling = False
         self.drop_handover()
         self.origin.pool.pin(self, (), self.poller.now)
-        if mid_message or self.session.failure is not None:
+        self.session.desert()
+        if unsent > MAX_SPOILED or self.session.failure is not None:
             self._abandoned = self.cancellable
             self.lose(_not_clean("the client left in the middle of a message"))
             return
         self.origin.pool.cleaning(self)
+        if unsent:
+            self.write(messages.spoiled(unsent))
         if not self.origin.releases:
             self.session.dirty = True
         self.resume()
         self._wants_cancel = cancel and self.cancellable
         self._start_cleaning()
+
+    def roll_back(self, unsent: int) -> None:
+        """The client's transaction has no more time, and nothing runs: end what is open. Then the lease ends,
+        unless the client is pinned.
+        """
+        if unsent > MAX_SPOILED:
+            self.lose(_not_clean("the client stopped in the middle of a message"))
+            return
+        if unsent:
+            self.write(messages.spoiled(unsent))
+        self._settling = True
+        self.clean_by = trio.current_time() + self.origin.database.timeouts.cancel
+        self.mailbox.wake()
+        self._settle()
+
+    def _settle(self) -> None:
+        """One step of it."""
+        if self.cancels:
+            return
+        step = self.session.settle()
+        if step is None:
+            self.offer()
+        elif step:
+            self.write(step)
+
+    def give_up(self) -> None:
+        """What was to be done within `cancel` has not been."""
+        self._abandoned = self.cancellable
+        self.lose(
+            ServerFault("the server did not become clean in time", reason=Reason.SERVER_CLEANUP_TIMEOUT)
+        )
 
     def lose(self, fault: ServerFault, *, in_step: bool = True) -> None:
         """The connection is over: out of the pool, and whoever leased it is told, `in_step` if it has got
@@ -416,7 +481,12 @@ class Server(Connection):
 
     def _cancel_ended(self) -> None:
         if self._ended is None and not self.cancels:
-            if self.state is ServerState.CANCELLING:
+            self.poller.tick()
+            if self._settling:
+                self._settle()
+            elif self.client is not None and self.session.free:
+                self.offer()
+            elif self.state is ServerState.CANCELLING:
                 self._recycle()
             elif self.state is ServerState.CLEANING:
                 self._clean()
@@ -462,7 +532,7 @@ class Server(Connection):
 
         Busy connections move them without telling, so it may be too early: then nothing is due yet.
         """
-        if self.state is ServerState.CLEANING:
+        if self.state is ServerState.CLEANING or self._settling:
             return min(self.clean_by, self._cancel_again)
         timeouts = self.origin.database.timeouts
         due = min(self.expires, self.idle_since + timeouts.server_idle)
@@ -471,6 +541,7 @@ class Server(Connection):
 
     async def _attend(self) -> None:
         """Do what is due, or has been asked for by a note."""
+        self.poller.tick()
         if self._wants_cancel and self._ended is None:
             await self._cancel_left_over()
         handover = self._handover
@@ -482,11 +553,10 @@ class Server(Connection):
         if self.state is ServerState.CLEANING and now >= self._cancel_again:
             await self._cancel_left_over()
             now = trio.current_time()
-        if self.state is ServerState.CLEANING and now >= self.clean_by:
-            self._abandoned = self.cancellable
-            self.lose(
-                ServerFault("the server did not become clean in time", reason=Reason.SERVER_CLEANUP_TIMEOUT)
-            )
+        if (self.state is ServerState.CLEANING and now >= self.clean_by) or (
+            self._settling and now >= self.clean_by
+        ):
+            self.give_up()
         elif self.state is ServerState.IDLE:
             self._retire_if_due(now)
 

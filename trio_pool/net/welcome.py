@@ -298,9 +298,20 @@ class Reception:
             max_statements=limits.max_prepared_statements,
             shares=origin.releases,
             rejects=origin.releases and limits.unpoolable is Unpoolable.REJECT,
+            defers_begin=limits.deferred_begin,
         )
         await conversation.send(greeting)
-        client = Client(self.poller, conversation.transport, origin, session, key, peer)
+        user = request.parameters["user"]
+        client = Client(
+            self.poller,
+            conversation.transport,
+            origin,
+            session,
+            self.config.timeouts_for(origin.database, user),
+            key=key,
+            user=user,
+            peer=peer,
+        )
         early = conversation.assembler.rest()
         if early:
             session.receive(early)

@@ -4,6 +4,11 @@ Everything here is synchronous and decides only: it opens and closes nothing. In
 every operation atomic, so a server cannot be lost between "taken from the idle ones" and "given to a client":
 whoever has it is in one of the collections below, at every moment at which anybody else can look.
 
+Two bounds can be put on it from outside. `shares` bounds the leases of each user: then the first in the queue
+is the first whose user may have one more, and clients may wait although servers are idle. `capacity` bounds
+the servers of several pools together: then this pool opens one only where there is room, and closes one when
+another pool has the better claim. Where neither is given, neither costs more than a look.
+
 A server's state is the collection that it is in, and `_move` is the one place where that changes. The console
 prints the sizes of these collections.
 """
@@ -18,6 +23,9 @@ import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from trio_pool.pooling.capacity import Capacity
+    from trio_pool.pooling.shares import Shares
 
 
 class ServerState(enum.Enum):
@@ -44,13 +52,20 @@ class PooledServer(Protocol):
 
 
 class Waiter(Protocol):
-    """What a pool needs of a client: to be told, synchronously, that it now has a server."""
+    """What a pool needs of a client: to be told, synchronously, that it now has a server; and with `shares`
+    who its user is.
+    """
+
+    @property
+    def user(self) -> str: ...
 
     def granted(self, server: Any, /) -> None: ...
 
 
 class PoolFull(Exception):
-    """`max_waiting` clients are waiting already."""
+    """`max_waiting` clients are waiting already: of the pool, or with `shares` of the client's user, who
+    could else keep everybody out by filling the queue.
+    """
 
 
 @attrs.frozen
@@ -86,13 +101,18 @@ S = TypeVar("S", bound=PooledServer)
 W = TypeVar("W", bound=Waiter)
 
 
+def _cannot_evict(_: PooledServer) -> None:
+    raise AssertionError("a pool with a capacity must be able to evict")
+
+
 @attrs.define(eq=False)
 class Pool(Generic[S, W]):
     """Servers in named collections, clients in a queue.
 
     `size` is the most servers there may be, opening ones included; `min_size` how many are kept.
     `max_waiting` bounds the queue (0: no bound). `grow` is called when one more server would help; whoever
-    opens it calls `connecting` first and `joined` or `left` afterwards.
+    opens it calls `connecting` first and `joined` or `left` afterwards. `evict` closes an idle server, whose
+    place another pool of the `capacity` needs: it has called `left` when it returns.
     """
 
     key: PoolKey
@@ -100,6 +120,9 @@ class Pool(Generic[S, W]):
     min_size: int
     max_waiting: int
     grow: Callable[[], None]
+    shares: Shares[W] | None = None
+    capacity: Capacity | None = None
+    evict: Callable[[S], None] = attrs.field(kw_only=True, default=_cannot_evict)
     idle: dict[S, None] = attrs.field(factory=dict)
     leased: dict[S, W] = attrs.field(factory=dict)
     others: dict[ServerState, dict[PooledServer, None]] = attrs.field(
@@ -110,9 +133,17 @@ class Pool(Generic[S, W]):
     waiting: OrderedDict[W, None] = attrs.field(factory=OrderedDict)
     pinned: dict[S, dict[str, float]] = attrs.field(factory=dict)
     """Leases that outlast their transaction: why, and since when (the caller's clock)."""
+    greeting: int = 0
+    """Logins that need a first server and are not in the queue. Call `reconsider` after a change."""
+    failing: bool = False
+    """Whether the last attempt to open a server failed."""
     leases: int = 0
     waits: int = 0
     pins: Counter[str] = attrs.field(factory=Counter)
+
+    def __attrs_post_init__(self) -> None:
+        if self.capacity is not None:
+            self.capacity.pools[self] = None
 
     # -- clients ---------------------------------------------------------------------------------------------
 
@@ -122,23 +153,29 @@ class Pool(Generic[S, W]):
         Raises `PoolFull`. The most recently used server is taken, so that those in excess grow old and are
         closed. Hot path.
         """
-        if self.idle:
+        if self.idle and (self.shares is None or self.shares.take(client.user)):
             server = self.idle.popitem()[0]
             self.leased[server] = client
             server.state = ServerState.LEASED
             self.leases += 1
             return server
-        if self.max_waiting and len(self.waiting) >= self.max_waiting:
+        if self.max_waiting and self._queue_of(client) >= self.max_waiting:
             raise PoolFull
         self.waiting[client] = None
         self.waits += 1
-        if self.wants_server:
-            self.grow()
+        if self.shares is not None:
+            self.shares.wait(client)
+        self._seek()
         return None
+
+    def _queue_of(self, client: W) -> int:
+        return len(self.waiting) if self.shares is None else self.shares.waiting(client.user)
 
     def release(self, server: S) -> None:
         """A server is clean and nobody's: the first client in the queue has it, else it is idle. Hot path."""
-        if self.waiting:
+        if self.shares is not None or self.capacity is not None:
+            self._release_bounded(server)
+        elif self.waiting:
             client = self.waiting.popitem(last=False)[0]
             if server.state is not ServerState.LEASED:
                 self._move(server, ServerState.LEASED)
@@ -151,6 +188,32 @@ class Pool(Generic[S, W]):
             server.state = ServerState.IDLE
         else:
             self._move(server, ServerState.IDLE)
+
+    def _release_bounded(self, server: S) -> None:
+        """What `release` does where there are bounds."""
+        self._move(server, ServerState.IDLE)
+        if self.capacity is not None and self.capacity.claims(self):
+            self._evict(server)
+        else:
+            self._serve()
+
+    def _serve(self) -> None:
+        """Idle servers go to those who may have one, the last that became idle first."""
+        while self.idle and (client := self._first()) is not None:
+            server = next(reversed(self.idle))
+            self._move(server, ServerState.LEASED)
+            self.leased[server] = client
+            self.leases += 1
+            del self.waiting[client]
+            if self.shares is not None:
+                self.shares.forget(client)
+                self.shares.take(client.user)
+            client.granted(server)
+        self._seek()
+
+    def _first(self) -> W | None:
+        """Who is next."""
+        return next(iter(self.waiting), None) if self.shares is None else self.shares.first()
 
     def pin(self, server: S, reasons: Iterable[str], now: float) -> tuple[set[str], set[str]]:
         """The lease goes on, for these reasons and no others. Returns those that are new and those that are
@@ -166,7 +229,16 @@ class Pool(Generic[S, W]):
 
     def forget(self, client: W) -> None:
         """The client waits no more; it may have stopped already."""
-        self.waiting.pop(client, None)
+        if client in self.waiting:
+            del self.waiting[client]
+            if self.shares is not None:
+                self.shares.forget(client)
+            if self.capacity is not None:
+                self.capacity.review(self)
+
+    def reconsider(self) -> None:
+        """Something outside has changed: who is to be greeted."""
+        self._serve()
 
     # -- servers ---------------------------------------------------------------------------------------------
 
@@ -176,20 +248,52 @@ class Pool(Generic[S, W]):
         return len(self.idle) + len(self.leased) + sum(map(len, self.others.values()))
 
     @property
-    def wants_server(self) -> bool:
-        """Whether one more should be opened now.
+    def has_eligible(self) -> bool:
+        """Whether somebody waits who may have a server."""
+        return bool(self.waiting) if self.shares is None else self.shares.first() is not None
 
-        One at a time: a burst of clients must not become a burst of logins.
+    @property
+    def lacks_server(self) -> bool:
+        """Whether one more would serve somebody who waits. One at a time: a burst of clients must not become
+        a burst of logins.
         """
         if self.others[ServerState.CONNECTING] or self.servers >= self.size:
             return False
-        return bool(self.waiting) or self.servers < self.min_size
+        return self.has_eligible or (self.greeting > 0 and not self.servers)
+
+    @property
+    def wants_server(self) -> bool:
+        """Whether one more should be opened now: for somebody who waits, or up to `min_size`; and there is
+        room.
+        """
+        if self.others[ServerState.CONNECTING] or self.servers >= self.size:
+            return False
+        if self.capacity is not None and not self.capacity.has_room(self):
+            return False
+        return self.servers < self.min_size or self.lacks_server
+
+    def _seek(self) -> None:
+        """Have one more server opened if it is wanted."""
+        if self.capacity is not None:
+            self.capacity.review(self)
+        elif self.wants_server:
+            self.grow()
+
+    def give_way(self) -> None:
+        """Close the server that has been idle longest."""
+        self._evict(next(iter(self.idle)))
+
+    def _evict(self, server: S) -> None:
+        self.evict(server)
+        assert server.state is ServerState.CLOSED
 
     def connecting(self, slot: PooledServer) -> None:
         """A server is being opened; until it has logged in something else keeps its place."""
         assert self.servers < self.size
         slot.state = ServerState.CONNECTING
         self.others[ServerState.CONNECTING][slot] = None
+        if self.capacity is not None:
+            self.capacity.opening(self)
 
     def joined(self, slot: PooledServer, server: S) -> None:
         """The server for which `slot` was kept has logged in."""
@@ -198,24 +302,30 @@ class Pool(Generic[S, W]):
         slot.state = ServerState.CLOSED
         connecting[server] = None
         server.state = ServerState.CONNECTING
+        self.failing = False
         self.release(server)
-        if self.wants_server:
-            self.grow()
+        self._seek()
 
     def cleaning(self, server: S) -> None:
         """A server is not clean: nobody may have it until `release`."""
         self._move(server, ServerState.CLEANING)
+        if self.shares is not None:
+            self._serve()
 
     def cancelling(self, server: S) -> None:
         """A server is clean, but must not be used until its cancel request is done."""
         self._move(server, ServerState.CANCELLING)
+        if self.shares is not None:
+            self._serve()
 
     def left(self, server: S | PooledServer) -> None:
         """A server is gone, or never came; harmless to say twice."""
         if server.state is not ServerState.CLOSED:
+            self.failing = self.failing or server.state is ServerState.CONNECTING
             self._move(server, ServerState.CLOSED)
-            if self.wants_server:
-                self.grow()
+            if self.capacity is not None:
+                self.capacity.closed()
+            self._serve()
 
     def _move(self, server: S | PooledServer, state: ServerState) -> None:
         """The one place where a server changes its collection (`acquire` and `release` write its common cases
@@ -224,7 +334,9 @@ class Pool(Generic[S, W]):
         if server.state is ServerState.IDLE:
             del self.idle[server]  # type: ignore[arg-type]
         elif server.state is ServerState.LEASED:
-            del self.leased[server]  # type: ignore[arg-type]
+            client = self.leased.pop(server)  # type: ignore[arg-type]
+            if self.shares is not None:
+                self.shares.give_back(client.user)
         else:
             del self.others[server.state][server]
         if state is ServerState.IDLE:
@@ -252,7 +364,7 @@ class Pool(Generic[S, W]):
 
     def check(self) -> None:
         """Assert that the collections are consistent: every server in exactly the one that its state names,
-        none idle while somebody waits.
+        none idle while somebody waits who may have it.
         """
         members: list[tuple[ServerState, PooledServer]] = [(ServerState.IDLE, s) for s in self.idle]
         members += [(ServerState.LEASED, s) for s in self.leased]
@@ -260,4 +372,8 @@ class Pool(Generic[S, W]):
         assert len({id(server) for _, server in members}) == len(members) <= self.size
         assert all(server.state is state for state, server in members)
         assert self.pinned.keys() <= self.leased.keys()
-        assert not (self.idle and self.waiting)
+        assert not (self.idle and self.has_eligible)
+        if self.shares is not None:
+            self.shares.check(self.leased.values(), self.waiting)
+        if self.capacity is not None:
+            self.capacity.check()

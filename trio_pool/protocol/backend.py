@@ -20,9 +20,9 @@ import attrs
 from trio_pool.protocol import inspection, settings
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.inspection import Inspection
-from trio_pool.protocol.replies import QUERY, Action, Edit, Errand
+from trio_pool.protocol.replies import OPENING, QUERY, Action, Edit, Errand
 from trio_pool.protocol.reply_queue import ReplyQueue
-from trio_pool.protocol.statements import ServerStatements, SqlStatement, Statement
+from trio_pool.protocol.statements import Begin, ServerStatements, SqlStatement, Statement
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Backend as BackendTag
 from trio_pool.wire.tags import Frontend, Status
@@ -70,6 +70,7 @@ class BackendSession(ReplyQueue):
         "asks_for",
         "counts_sequences",
         "defaults",
+        "deserted",
         "dirty",
         "distrusted",
         "echoes",
@@ -94,6 +95,7 @@ class BackendSession(ReplyQueue):
         "silenced",
         "statements",
         "status",
+        "stranded",
         "told",
         "unnamed",
         "unnamed_in",
@@ -139,6 +141,12 @@ class BackendSession(ReplyQueue):
         """Why the server did not take the settings of the client that leases it. What the client sent behind
         them has no effect, and what is answered to it is still to be received.
         """
+        self.deserted = False
+        """Whether nobody waits for what is answered."""
+        self.stranded = False
+        """Whether the deferred BEGIN at the head has failed, and what it means for the server is still to be
+        drawn.
+        """
         self.statements = ServerStatements(max_statements)
         self.laid: dict[bytes, Preparable] = {}
         """What stands under names that clients chose."""
@@ -172,9 +180,12 @@ class BackendSession(ReplyQueue):
     def query(self) -> None:
         """A Query is sent. Hot path."""
         if self.open_count or self.open_group is not None:
-            self.unnamed = UNKNOWN  # the Query may be skipped
-            # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
-            self.dirty = True
+            if self.only_begun:
+                self.unnamed = None
+            else:
+                self.unnamed = UNKNOWN  # the Query may be skipped
+                # PostgreSQL 18 then fails the statement behind the next Sync: "unexpected state STARTED".
+                self.dirty = True
             super().query()
         else:
             self.unnamed = None
@@ -254,6 +265,30 @@ class BackendSession(ReplyQueue):
     def may_have_failed(self) -> bool:
         """Whether the transaction may be an aborted one, in which even a Parse fails."""
         return self.status == Status.FAILED or any(not group.swallowed for group in self.groups)
+
+    # -- a deferred BEGIN ------------------------------------------------------------------------------------
+
+    def begin(self, begin: Begin) -> bytes:
+        """What to send ahead of the first statement of a transaction that the client has begun already."""
+        self.opening = True
+        if self.has_statement(begin.statement):
+            self.open_group = OPENING
+            return begin.run
+        requests, edit = self.prepare(begin.statement)
+        self.edited(edit)
+        self.swallow()
+        self.swallow()
+        self.opened().ahead = self.open_count
+        return requests + begin.run
+
+    def begin_apart(self) -> bytes:
+        """What to send so that nothing of the client's stands in one group with its BEGIN. An error in front
+        of a Query would skip it, ReadyForQuery included.
+        """
+        if not self.only_begun:
+            return b""
+        self.end_own_group(Errand(failed=self._not_adopted))
+        return messages.SYNC
 
     # -- names that clients chose ----------------------------------------------------------------------------
 
@@ -426,8 +461,24 @@ class BackendSession(ReplyQueue):
         self.expected = self.reported
 
     def _not_adopted(self, error: bytes) -> None:
-        self.refused = messages.read_error(error[5:])
         self.dirty = True
+        if not self.deserted:
+            self.refused = messages.read_error(error[5:])
+
+    def desert(self) -> None:
+        """The client is gone; what it was told to be begun need not begin any more."""
+        self.deserted, self.refused = True, None
+        if self.stranded:
+            self.begin_failed()
+
+    def begin_failed(self) -> None:
+        """A deferred BEGIN has failed: the server skips what stands behind it, a Query included."""
+        self.stranded = False
+        group = self.head
+        assert group is not None
+        group.fail()
+        if group.by_query:
+            self.query_skipped()
 
     # -- notifications ---------------------------------------------------------------------------------------
 
@@ -555,22 +606,12 @@ class BackendSession(ReplyQueue):
         """The next thing to send so that the connection becomes free and spotless; b"" to wait for replies,
         None when it is.
 
-        One step at a time: end a COPY, close the open group, wait, roll back, discard what the session may
-        hold. Used when the client is gone.
+        One step at a time: `settle`, then discard what the session may hold. Used when the client is gone.
         """
-        if self.copy_in:
-            self.copy_ended()
-            if self.groups:
-                return messages.copy_fail("client is gone")
-            self.sync()
-            return messages.copy_fail("client is gone") + messages.SYNC
-        if self.sends_group:
-            self.sync()
-            return messages.SYNC
-        if self.groups or not self.between_messages:
-            return b""
-        if self.status != Status.IDLE:
-            return self._run_own(b"ROLLBACK")
+        self.desert()
+        step = self.settle()
+        if step is not None:
+            return step
         if self.forgets_sequences:
             self.forgets_sequences = False
             return self._run_own(b"DISCARD SEQUENCES")
@@ -580,4 +621,31 @@ class BackendSession(ReplyQueue):
         if to_discard:
             self.discarded()
             return self._run_own(b"DISCARD ALL")
+        self.deserted = False
         return None
+
+    def settle(self) -> bytes | None:
+        """The next thing to send so that no transaction is open; b"" to wait for replies, None when none is.
+
+        One step at a time: end a COPY, close the open group, wait, roll back.
+        """
+        if self.copy_in:
+            self.copy_ended()
+            if self.groups:
+                return messages.copy_fail("client is gone")
+            return messages.copy_fail("client is gone") + self._end_group()
+        if self.sends_group:
+            return self._end_group()
+        if self.groups or not self.between_messages:
+            return b""
+        if self.status != Status.IDLE:
+            return self._run_own(b"ROLLBACK")
+        return None
+
+    def _end_group(self) -> bytes:
+        if self.deserted:
+            self.sync()
+        else:
+            self.asks |= Ask.ALL  # what completes in it is not looked at any more
+            self.end_own_group(Errand(failed=lambda _: None))
+        return messages.SYNC

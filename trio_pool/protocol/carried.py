@@ -205,7 +205,9 @@ class CarriedSession:
             if facts.prepared:  # else nobody knows whether the text needs it
                 group.excuse = error
 
-        ahead = server.lay_out_exactly(self.statements or {}) if facts.lists_prepared else b""
+        ahead = server.begin_apart()
+        if facts.lists_prepared:
+            ahead += server.lay_out_exactly(self.statements or {})
         ahead += server.lay_out(self._names_in(facts, server), excuse, for_query=True)
         group = server.explained_query()
         self._expect(facts, server, group, text)

@@ -1,28 +1,38 @@
 """The client machine: one authenticated client, as a pure function of bytes.
 
 It walks the client's messages and does one of three things with them: answers them itself (what needs no
-server), says that it wants a server (`ClientState.WAITING`), or translates them for the server it is linked
-to. Translation is nearly always "as they came": what is rewritten are the names of prepared statements, and
-what is added are the statements and settings that the leased server lacks.
+server: `serverless`), says that it wants a server (`ClientState.WAITING`), or translates them for the server
+it is linked to. Translation is nearly always "as they came": what is rewritten are the names of prepared
+statements, and what is added are the statements and settings that the leased server lacks.
 
-Theory of operation. Without a server, input is kept in `input` and `_alone` eats from its front. With a
-server, `_translate` walks whole messages and registers with the server machine what each of them will be
-answered with. A message is forwarded when it is whole or when it is longer than `STREAMED`, so that a client
-which stops in the middle of a small one holds nothing; a long one passes in pieces (`body_left`) and is never
-accumulated, but for named statements, whose text has to be known.
+Theory of operation. With a server, `_translate` walks whole messages and registers with the server machine
+what each of them will be answered with. A message is forwarded when it is whole or when it is longer than
+`STREAMED`, so that a client which stops in the middle of a small one holds nothing; a long one passes in
+pieces (`body_left`) and is never accumulated, but for named statements, whose text has to be known.
 
 The machine never raises for what a client does: `fault` is set, and what was translated before it stands.
 """
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING
 
 from trio_pool.errors import ClientFault, SqlState
-from trio_pool.protocol.carried import MAX_STATEMENT, CarriedSession
+from trio_pool.protocol.carried import MAX_STATEMENT
 from trio_pool.protocol.facts import NOTHING, plain
-from trio_pool.protocol.failed import FailedTransaction
+from trio_pool.protocol.sent import running
+from trio_pool.protocol.serverless import (
+    BIND,
+    CLOSE,
+    FLUSH,
+    PARSE,
+    QUERY,
+    STREAMED,
+    SYNC,
+    TERMINATE,
+    ClientState,
+    ServerlessSession,
+)
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, header
 from trio_pool.wire.tags import Frontend, Status, Target
@@ -32,57 +42,26 @@ if TYPE_CHECKING:
     from trio_pool.protocol.settings import Settings
     from trio_pool.protocol.statements import StatementRegistry
 
-STREAMED = 1 << 16
-"""Messages longer than this are forwarded in pieces.
+__all__ = ["MAX_WAITING_INPUT", "STREAMED", "ClientSession", "ClientState"]
 
-The size of one read from a socket, so that what fits a read is never split.
-"""
 MAX_WAITING_INPUT = 1 << 18
 """How much input is kept for a client that waits for a server before its socket is no longer read."""
 
-QUERY = Frontend.QUERY
-BIND = Frontend.BIND
 EXECUTE = Frontend.EXECUTE
 DESCRIBE = Frontend.DESCRIBE
-PARSE = Frontend.PARSE
-CLOSE = Frontend.CLOSE
-SYNC = Frontend.SYNC
-FLUSH = Frontend.FLUSH
-TERMINATE = Frontend.TERMINATE
-_COPY = frozenset({Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL})
 _SMALL = frozenset({DESCRIBE, EXECUTE, CLOSE, SYNC, FLUSH, TERMINATE})
 
 
-class ClientState(enum.Enum):
-    """What the client is doing."""
-
-    IDLE = "idle"
-    """No server, no transaction, no request."""
-    WAITING = "waiting"
-    """Has a request and no server for it."""
-    LINKED = "linked"
-    """Leases a server."""
-    FAILED = "failed"
-    """Its transaction was lost with its server, and it has not ended it yet."""
-    ENDING = "ending"
-    """Said Terminate, or broke the protocol: nothing it sends matters any more."""
-
-
-class ClientSession(CarriedSession):
+class ClientSession(ServerlessSession):
     """The conversation with one client after its login."""
 
     __slots__ = (
-        "_dropping",
-        "_failed",
         "_need",
         "_parts",
         "_quiet",
-        "_skipping",
-        "body_left",
-        "input",
-        "server",
+        "held",
+        "sent",
         "shares",
-        "state",
     )
 
     def __init__(
@@ -94,27 +73,28 @@ class ClientSession(CarriedSession):
         max_statements: int,
         shares: bool = True,
         rejects: bool = False,
+        defers_begin: bool = False,
     ) -> None:
-        super().__init__(registry, settings, reported, max_statements=max_statements, rejects=rejects)
-        self.state = ClientState.IDLE
-        self.server: ServerSession | None = None
+        super().__init__(
+            registry,
+            settings,
+            reported,
+            max_statements=max_statements,
+            rejects=rejects,
+            defers_begin=defers_begin,
+        )
         self.shares = shares
         """Whether leases end with transactions, so that ending one early makes room for others."""
-        self.input = b""
-        self.body_left = 0
-        """How much of a long message is still to pass (to the server, or nowhere: `_dropping`)."""
-        self._dropping = False
-        """Whether the body that is passing belongs to a message that is refused or ignored."""
-        self._skipping = False
-        """Whether a group was refused without a server, so that everything up to Sync is ignored.
-
-        Not a state: the transaction may be idle or failed.
-        """
-        self._failed: FailedTransaction | None = None
         self._quiet = False
         """Whether a Sync of ours is to be answered before anything else is sent (see `_end_quietly`), or
         nothing is to be sent any more.
         """
+        self.held = False
+        """Whether nothing is sent for now, since a cancel request of ours is under way that is not meant for
+        it.
+        """
+        self.sent = b""
+        """What was sent last, to tell what the client is doing."""
         self._parts: list[bytes] = []
         """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
         self._need = 0
@@ -137,12 +117,14 @@ class ClientSession(CarriedSession):
         elif self.input:
             data = self.input + data
             self.input = b""
-        if self.server is not None and not self._quiet:
+        if self.server is not None and not self._quiet and not self.held:
+            self.sent = data
             return self._translate(data, self.server)
         self.input = data
-        if self.state is ClientState.IDLE and self._plainly_wants_server(data):
+        state = self.state
+        if (state is ClientState.IDLE or state is ClientState.BEGUN) and self._plainly_wants_server(data):
             self.state = ClientState.WAITING
-        elif not self._quiet and self.state is not ClientState.WAITING:
+        elif not self._quiet and state is not ClientState.WAITING:
             self._alone()
         return b""
 
@@ -157,7 +139,11 @@ class ClientSession(CarriedSession):
         ahead = b""
         if self.settings is not server.settings or self.reported is not server.reported or self.channels:
             ahead = self._adopted_by(server)
+        if self.begun is not None:
+            begun, self.begun = self.begun, None
+            ahead += server.begin(begun)
         data, self.input = self.input, b""
+        self.sent = data
         return ahead + self._translate(data, server)
 
     def unlink(self) -> None:
@@ -169,6 +155,8 @@ class ClientSession(CarriedSession):
         assert server is not None
         self.reported = server.told
         self.server = None
+        self.sent = b""
+        self.held = False
         self.state = ClientState.IDLE
         if self._quiet:
             self._quiet = False
@@ -177,22 +165,53 @@ class ClientSession(CarriedSession):
         if self.input:
             self._alone()
 
-    def refuse(self, error: bytes) -> None:
-        """The wait has ended without a server: the request gets this ErrorResponse, in sequence."""
-        assert self.state is ClientState.WAITING
-        self.state = ClientState.IDLE
-        self._refuse_first(error)
-        self._alone()
+    def hold(self) -> None:
+        """Send nothing more until `go_on`, or until the server is left."""
+        self.held = True
 
-    def lose(self, error: bytes) -> None:
-        """The linked server is lost: every outstanding request gets this ErrorResponse.
+    def go_on(self) -> bytes:
+        """What has come since `hold`, for the linked server."""
+        self.held = False
+        data, self.input = self.input, b""
+        return self.receive(data) if data else b""
 
-        Not to be called when a message was cut.
+    @property
+    def unsent(self) -> int:
+        """How much of a message is missing of which the server has the beginning."""
+        return 0 if self._dropping else self.body_left
+
+    def end_upload(self) -> bytes:
+        """What to send in the client's place so that PostgreSQL does not wait for it in the middle of a
+        message or of a COPY, which then fails.
         """
         server = self.server
         assert server is not None
+        rest = messages.spoiled(self.unsent)
+        if self.body_left:
+            self._dropping = True
+        if not server.copy_in:
+            return rest
+        server.copy_ended()
+        return rest + messages.copy_fail("time limit of trio-pool")
+
+    def expire(self, error: bytes) -> None:
+        """The client's time is over in a transaction of which no server knows: its next statement gets this
+        ErrorResponse.
+        """
+        assert self.state is ClientState.BEGUN
+        self._fail_transaction(error)
+
+    def lose(self, error: bytes) -> None:
+        """The linked server is lost, or will be used without the client: every outstanding request gets this
+        ErrorResponse, and if there is none and a transaction is open, its next statement.
+
+        Not to be called when a reply was cut.
+        """
+        server = self.server
+        assert server is not None
+        self.reported = server.told
         self.server = None
-        in_transaction = server.status != Status.IDLE
+        in_transaction = server.status != Status.IDLE or server.opening
         self.state = ClientState.FAILED if in_transaction else ClientState.IDLE
         ready = messages.READY[Status.FAILED if in_transaction else Status.IDLE]
         owed = [group for group in server.groups if not group.swallowed]
@@ -206,143 +225,24 @@ class ClientSession(CarriedSession):
                 self._skipping = True
             else:
                 self.replies += ready
-        self._quiet = False
-        unfinished = server.open_count or server.open_group is not None
+        self._quiet = self.held = False
+        self.sent = b""
+        unfinished = server.sends_group and not server.only_begun
         if unfinished:
             self._skipping = True
             if not server.skipping:
                 self.replies += error
         if in_transaction:
-            self._failed = FailedTransaction(cause=b"" if owed or unfinished else error)
+            self._fail_transaction(b"" if owed or unfinished else error)
         if self.body_left:
             self._dropping = True
         if self.input:
             self._alone()
 
-    # -- without a server ------------------------------------------------------------------------------------
-
-    def _plainly_wants_server(self, data: bytes) -> bool:
-        """Whether a chunk begins with a whole Query or Bind, so that `_alone` need not look. Hot path."""
-        if len(data) <= 5 or (data[0] != QUERY and data[0] != BIND) or self._skipping or self.body_left:
-            return False
-        return 4 <= header(data, 0)[1] < len(data)
-
-    def _alone(self) -> None:
-        """Eat from the front of `input` what needs no server; stop at what does, or at what is not whole."""
-        while self.input and self.state in (ClientState.IDLE, ClientState.FAILED) and self.fault is None:
-            if self.body_left:
-                self._drop(self.body_left)
-                continue
-            if len(self.input) < 5:
-                return
-            tag, length = header(self.input, 0)
-            if not self._acceptable(tag, length):
-                return
-            end = length + 1
-            whole = len(self.input) >= end
-            if (self._skipping and tag not in (SYNC, TERMINATE)) or tag in _COPY or tag == FLUSH:
-                self._drop(end)
-            elif tag in (SYNC, CLOSE, TERMINATE):
-                if not whole:
-                    return
-                body, self.input = self.input[5:end], self.input[end:]
-                self._answer(tag, body)
-            elif not whole and end <= STREAMED:
-                return
-            elif tag == PARSE and whole and self._prepare_alone(self.input[5:end]):
-                self._drop(end)
-            elif self.state is ClientState.IDLE or not self._answer_failed(tag, end, whole):
-                self.state = ClientState.WAITING
-
-    def _answer(self, tag: int, body: bytes) -> None:
-        """Sync, Close and Terminate never need a server."""
-        if tag == SYNC:
-            self._skipping = False
-            self.replies += self._ready()
-        elif tag == TERMINATE:
-            self.state = ClientState.ENDING
-        else:
-            if body[:1] == b"S":
-                self._forget(body[1:-1])
-            self.replies += messages.CLOSE_COMPLETE
-
-    def _prepare_alone(self, body: bytes) -> bool:
-        """Parse of a named statement that some server has accepted before needs none now; it gets there with
-        its first Bind.
-
-        That is more than thrift: a program that prepares in one connection and waits, while it holds a
-        transaction open in another, would wait for itself.
-        """
-        name, _, rest = body.partition(b"\0")
-        names = self.statements if self.statements is not None else {}
-        if (
-            not name
-            or name in names
-            or len(names) >= self.max_statements
-            or self.state is not ClientState.IDLE
-        ):
-            return False
-        statement = self.registry.proven(rest, self.settings)
-        if statement is None:
-            return False
-        self._remember(name, statement)
-        self.replies += messages.PARSE_COMPLETE
-        return True
-
-    def _answer_failed(self, tag: int, end: int, whole: bool) -> bool:
-        """A message in a failed transaction.
-
-        False if it ends the transaction and needs a server for what follows.
-        """
-        failed = self._failed
-        assert failed is not None
-        body = self.input[5:end]
-        reply: bytes | None
-        if tag in (QUERY, Frontend.FUNCTION_CALL):
-            reply = failed.query(body.rstrip(b"\0")) if whole and tag == QUERY else failed.refuse()
-        else:
-            reply = failed.request(tag, body, self._text_of) if whole else None
-            if reply is None:
-                reply = failed.refuse()
-                self._skipping = True
-            elif tag == PARSE:
-                self._parsed_alone(body)
-        if failed.over:
-            self._failed = None
-            self.state = ClientState.IDLE
-        if reply is None:
-            return False
-        self.replies += reply
-        if tag in (QUERY, Frontend.FUNCTION_CALL):
-            self.replies += self._ready()
-        self._drop(end)
-        return True
-
-    def _parsed_alone(self, body: bytes) -> None:
-        """A Parse was accepted in the failed transaction, and outlives it."""
-        name, _, rest = body.partition(b"\0")
-        if name:
-            self._remember(name, self.registry.get(rest, self.settings))
-        else:
-            self._parse_unnamed(rest)
-
-    def _refuse_first(self, error: bytes) -> None:
-        tag, length = header(self.input, 0)
-        self.replies += error
-        if tag in (QUERY, Frontend.FUNCTION_CALL):
-            self.replies += self._ready()
-        else:
-            self._skipping = True
-        self._drop(length + 1)
-
-    def _drop(self, size: int) -> None:
-        """Ignore the next `size` bytes of input, those that have not come yet included."""
-        self.body_left = max(0, size - len(self.input))
-        self._dropping = self.body_left > 0
-        self.input = self.input[size:]
-
-    def _ready(self) -> bytes:
-        return messages.READY[Status.FAILED if self.state is ClientState.FAILED else Status.IDLE]
+    def doing(self) -> bytes:
+        """The text of what runs, or ran last; of a pipeline, what PostgreSQL is at."""
+        outstanding = 0 if self.server is None else len(self.server.groups)
+        return running(self.sent, outstanding, self._text_of)
 
     # -- with a server ---------------------------------------------------------------------------------------
 
@@ -423,8 +323,10 @@ class ClientSession(CarriedSession):
                 self._quiet = True
                 size = at
                 break
-            elif tag == FLUSH and not (bound or earlier) and self._may_end_quietly(server):
-                return b"".join([*(out or ()), data[start:at], self._end_quietly(data[end:], server)])
+            elif tag == FLUSH:
+                if not (bound or earlier) and self._may_end_quietly(server):
+                    return b"".join([*(out or ()), data[start:at], self._end_quietly(data[end:], server)])
+                server.flush()
             if rewritten is not None:
                 if out is None:
                     out = []
@@ -444,6 +346,7 @@ class ClientSession(CarriedSession):
             and server.open_count > 0
             and all(group.swallowed for group in server.groups)
             and server.status == Status.IDLE
+            and not server.opening
             and not server.may_stay
         )
 
@@ -491,17 +394,8 @@ class ClientSession(CarriedSession):
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _acceptable(self, tag: int, length: int) -> bool:
-        """Whether PostgreSQL would read on after this header; otherwise `fault` is set."""
-        if not FRONTEND_LIMITS[tag]:
-            self._fail(ClientFault(f"invalid frontend message type {tag}"))
-        elif not 4 <= length <= FRONTEND_LIMITS[tag]:
-            self._fail(ClientFault(f"invalid message length: {length} for message type {chr(tag)!r}"))
-        return self.fault is None
-
     def _fail(self, fault: ClientFault) -> None:
         super()._fail(fault)
-        self.state = ClientState.ENDING
         self._quiet = True
 
 

@@ -107,7 +107,8 @@ class Group:
     `unknown`; `effects` are those that have to be counted, those of one tag in sequence. `excuse` is the
     error of what was to be laid out in front of it and could not be; it says more than the one that
     follows from that. If it `holds_end`, its end waits for the group of ours behind it, which completes what
-    the client asked for.
+    the client asked for. The first `ahead` completions are those of a deferred BEGIN, of which the client has
+    been told already.
     """
 
     by_query: bool = False
@@ -123,6 +124,7 @@ class Group:
     effects: list[Effect] = attrs.field(factory=list)
     excuse: bytes = b""
     holds_end: bool = False
+    ahead: int = 0
 
     def fakes_due(self) -> bytes:
         """What is to be emitted now that `seen` completions have passed."""
@@ -189,3 +191,12 @@ SYNCED = Group()
 """An extended-protocol group that ends in Sync, all replies forwarded. Shared: never edited."""
 
 PLAIN = frozenset({id(QUERY), id(SYNCED)})
+
+OPENING = Group()
+"""A group of which only Bind and Execute of a deferred BEGIN have been sent as long as `open_count` is 0;
+what is counted there is the client's, and forwarded. Shared, as are the two that it may become.
+"""
+BEGUN_QUERY = Group(by_query=True)
+"""A Query behind a deferred BEGIN."""
+BEGUN_SYNCED = Group()
+"""Requests behind a deferred BEGIN, ended by Sync, all of whose replies are forwarded."""

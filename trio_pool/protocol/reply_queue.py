@@ -7,13 +7,28 @@ skipped and answered by nothing.
 
 Groups are numbered: `answered` is the number of the one at the head of the queue, `sending` of the one that
 is being sent. The numbers tell whether a CopyDone was sent before or behind a Sync.
+
+A deferred BEGIN travels in front of the first group of its transaction, without a ReadyForQuery of its own.
+What becomes of it is nearly always the same, so nothing is allocated for it: three shared groups stand for
+"behind a BEGIN", and are spelled out as edits (`opened`, `head`) only when something else comes to pass.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from trio_pool.protocol.replies import PLAIN, QUERY, SYNCED, Action, Edit, Errand, Group
+from trio_pool.protocol.replies import (
+    BEGUN_QUERY,
+    BEGUN_SYNCED,
+    OPENING,
+    PLAIN,
+    QUERY,
+    SYNCED,
+    Action,
+    Edit,
+    Errand,
+    Group,
+)
 
 
 class ReplyQueue:
@@ -24,9 +39,11 @@ class ReplyQueue:
         "body_left",
         "copy_dones",
         "copy_in",
+        "flushed",
         "groups",
         "open_count",
         "open_group",
+        "opening",
         "sending",
     )
 
@@ -37,6 +54,12 @@ class ReplyQueue:
         self.open_group: Group | None = None
         """The group that is being sent, once it has an edit or a reply; until then `open_count` is all there
         is.
+        """
+        self.opening = False
+        """Whether a transaction has been begun by a deferred BEGIN and no ReadyForQuery has told so yet."""
+        self.flushed = 0
+        """How many of the requests of the open group were followed by Flush, so that they will be answered
+        before its end.
         """
         self.answered = 0
         self.sending = 0
@@ -56,6 +79,16 @@ class ReplyQueue:
         return bool(self.groups or self.open_count or self.open_group is not None)
 
     @property
+    def owes(self) -> bool:
+        """Whether the client waits for the server, rather than the other way round. Requests of an open group
+        are answered when a Flush follows.
+        """
+        if any(not group.swallowed for group in self.groups):
+            return True
+        group = self.open_group
+        return group is not None and not group.failed and group.seen < self.flushed
+
+    @property
     def sends_group(self) -> bool:
         """Whether a group is begun and not ended."""
         return self.open_count > 0 or self.open_group is not None
@@ -69,7 +102,9 @@ class ReplyQueue:
 
     def query(self) -> None:
         """A Query is sent. Hot path."""
-        if self.open_count or self.open_group is not None:
+        if self.only_begun and self.open_group is OPENING:
+            self._close_group(BEGUN_QUERY)
+        elif self.open_count or self.open_group is not None:
             group = self.opened()
             if group.failed:
                 return  # it will be skipped
@@ -85,6 +120,8 @@ class ReplyQueue:
         self.query()
         if self.groups and self.groups[-1] is QUERY:
             self.groups[-1] = Group(by_query=True)
+        elif self.groups and self.groups[-1] is BEGUN_QUERY:
+            self.groups[-1] = self._behind_begin(by_query=True)
         group = self.groups[-1] if not self.sends_group else self.opened()
         group.explained = True
         return group
@@ -94,11 +131,19 @@ class ReplyQueue:
         if self.copy_in:
             return  # ignored
         if self.open_group is not None:
-            self._close_group(self.open_group)
+            self._close_group(BEGUN_SYNCED if self.open_group is OPENING else self.open_group)
         else:
             self.open_count = 0
             self.sending += 1
             self.groups.append(SYNCED)
+
+    @property
+    def only_begun(self) -> bool:
+        """Whether nothing but a deferred BEGIN has been sent of the open group."""
+        group = self.open_group
+        if group is None:
+            return False
+        return not self.open_count if group is OPENING else 0 < group.ahead == self.open_count
 
     @property
     def query_may_be_skipped(self) -> bool:
@@ -108,7 +153,7 @@ class ReplyQueue:
         for group in reversed(self.groups):
             if not group.by_query:
                 return False
-            if group.prefix:
+            if group.prefix > group.ahead:
                 return True
         return False
 
@@ -117,10 +162,10 @@ class ReplyQueue:
         self.sending += 1
         self.groups.append(Group(swallowed=True, by_query=by_query, errand=errand or Errand()))
 
-    def end_own_group(self) -> None:
+    def end_own_group(self, errand: Errand | None = None) -> None:
         """Sync of ours ends the open group, all of which is ours."""
         group = self.opened()
-        group.swallowed, group.errand = True, Errand()
+        group.swallowed, group.errand = True, errand or Errand()
         self._close_group(group)
 
     def refuse(self, error: bytes) -> None:
@@ -141,8 +186,8 @@ class ReplyQueue:
 
     def edited(self, edit: Edit) -> None:
         """A request is sent, or answered in the server's place, whose reply wants an edit."""
-        edit.position = self.open_count
         group = self.opened()
+        edit.position = self.open_count
         if not group.failed:
             group.edits.append(edit)
         elif edit.undo is not None:
@@ -170,6 +215,12 @@ class ReplyQueue:
         group.quiet = True
         self._close_group(group)
 
+    def flush(self) -> None:
+        """A Flush is sent."""
+        if self.sends_group:
+            self.opened()  # so that its replies are counted
+            self.flushed = self.open_count
+
     def copy_ended(self) -> None:
         """CopyDone or CopyFail is sent."""
         self.copy_in = False
@@ -184,13 +235,32 @@ class ReplyQueue:
         """The group that is being sent, made if it was only a number so far."""
         if self.open_group is None:
             self.open_group = Group()
+        elif self.open_group is OPENING:
+            self.open_group = self._behind_begin()
+            self.open_count += self.open_group.ahead
         return self.open_group
+
+    @property
+    def head(self) -> Group | None:
+        """The group that is being answered, or will be next."""
+        if not self.groups:
+            return self.opened() if self.sends_group else None
+        group = self.groups[0]
+        if group is BEGUN_QUERY or group is BEGUN_SYNCED:
+            group = self.groups[0] = self._behind_begin(by_query=group.by_query)
+        return group
+
+    @staticmethod
+    def _behind_begin(*, by_query: bool = False) -> Group:
+        """The group of a deferred BEGIN, spelled out."""
+        edits = [Edit(0, Action.SWALLOW), Edit(1, Action.SWALLOW)]
+        return Group(by_query=by_query, edits=edits, ahead=2, prefix=2 if by_query else 0)
 
     def _close_group(self, group: Group) -> None:
         self.groups.append(group)
         self.sending += 1
         self.open_group = None
-        self.open_count = 0
+        self.open_count = self.flushed = 0
 
     # -- what the server ignores -----------------------------------------------------------------------------
 

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.protocol.backend import SEQUENCES, UNKNOWN, BackendSession
 from trio_pool.protocol.facts import Ask
-from trio_pool.protocol.replies import COMPLETIONS, PLAIN, Group
+from trio_pool.protocol.replies import (
+    BEGUN_QUERY,
+    BEGUN_SYNCED,
+    COMPLETIONS,
+    PLAIN,
+    QUERY,
+    SYNCED,
+    Group,
+)
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError, header
 from trio_pool.wire.tags import Backend, Status
@@ -38,6 +46,7 @@ DATA_ROW = Backend.DATA_ROW
 READY_FOR_QUERY = Backend.READY_FOR_QUERY
 COMMAND_COMPLETE = Backend.COMMAND_COMPLETE
 IDLE = Status.IDLE
+BEGUN = messages.BIND_COMPLETE + messages.command_complete("BEGIN")
 
 # Commands that change nothing which outlives their transaction, by the first three letters of their command
 # tag, unless their text has told otherwise (`facts`). Whatever else completes without its text being known
@@ -95,6 +104,7 @@ class ServerSession(BackendSession):
         "on_plans_changed",
         "quiet_failed",
         "schema_changed",
+        "verdict",
     )
 
     def __init__(
@@ -119,6 +129,8 @@ class ServerSession(BackendSession):
         self.clean_tags = CLEAN
         self.held_end = b""
         """A ReadyForQuery that waits for a group of ours (see `Group.holds_end`)."""
+        self.verdict = b""
+        """The error that the client gets for the one that a cancel request of ours causes."""
         self._replacement = b""
         """What the client gets in place of the message that was just swallowed."""
 
@@ -148,7 +160,9 @@ class ServerSession(BackendSession):
                 at = 0
         groups = self.groups
         if not groups or id(groups[0]) not in PLAIN:
-            return data[:at] + self._receive_slowly(data[at:])
+            if at or not groups or not self._has_begun(data):
+                return data[:at] + self._receive_slowly(data[at:])
+            data = data[len(BEGUN) :]
         size = len(data)
         while at + 5 <= size:
             tag, length = header(data, at)
@@ -184,6 +198,18 @@ class ServerSession(BackendSession):
                 return data[:at] + self._receive_slowly(data[at:])
         return self._hold(data, at)
 
+    def _has_begun(self, data: bytes) -> bool:
+        """Whether this is the answer to a deferred BEGIN, and what is behind it is all the client's."""
+        if not data.startswith(BEGUN):
+            return False
+        if self.groups[0] is BEGUN_QUERY:
+            self.groups[0] = QUERY
+        elif self.groups[0] is BEGUN_SYNCED:
+            self.groups[0] = SYNCED
+        else:
+            return False
+        return True
+
     def _receive_slowly(self, data: bytes) -> bytes:
         """The same walk for groups with edits, for what comes unasked, and for whatever is behind these in
         the same chunk.
@@ -194,7 +220,7 @@ class ServerSession(BackendSession):
         at = 0
         size = len(data)
         while True:
-            group = self.groups[0] if self.groups else self.opened() if self.open_count else self.open_group
+            group = self.head
             if group is not None and not group.failed:
                 out.append(group.fakes_due())
             if at + 5 > size:
@@ -264,7 +290,11 @@ class ServerSession(BackendSession):
     def _handle(self, tag: int, length: int, body: bytes, group: Group | None) -> bool:
         """A message that is neither passed on blindly nor completes a request. True if it is the client's."""
         if tag == Backend.ERROR_RESPONSE:
-            return self._error(body, group)
+            forward = self._error(body, group)
+            if id(group) in PLAIN and len(body) + 4 == length:
+                assert group is not None
+                self.groups[0] = Group(by_query=group.by_query, failed=True)  # it has had its error
+            return forward
         if tag == Backend.PARAMETER_STATUS:
             try:
                 name, value = messages.read_parameter_status(body)
@@ -299,6 +329,9 @@ class ServerSession(BackendSession):
         assert group is not None
         self.copy_in = False
         self.unnamed = UNKNOWN
+        if group.seen < group.ahead and not ours:
+            self._begin_refused(body)
+            return False
         if ours:
             group.failed = True
             assert group.errand is not None
@@ -310,6 +343,8 @@ class ServerSession(BackendSession):
         renamed = body if self.holder is None else self.holder.own_words(body)
         if renamed is not body:
             self._replacement = messages.message(Backend.ERROR_RESPONSE, renamed)
+        if self.verdict and (b"\0C57014\0" in body or b"\0C08P01\0" in body):
+            self._replacement, self.verdict = self.verdict, b""
         if id(group) in PLAIN:
             return not self._replacement
         self.quiet_failed = group.quiet
@@ -318,6 +353,15 @@ class ServerSession(BackendSession):
         if skipped_query:
             self.query_skipped()
         return not self._replacement
+
+    def _begin_refused(self, body: bytes) -> None:
+        """The transaction that the client believes to be in has not begun."""
+        self.dirty = True
+        if self.deserted:
+            self.begin_failed()
+        else:
+            self.stranded = True
+            self.refused = messages.read_error(body)
 
     def _errand_row(self, take: Callable[[bytes], None], body: bytes) -> None:
         try:
@@ -355,6 +399,8 @@ class ServerSession(BackendSession):
             self.on_plans_changed()
         self.answered += 1
         group = self.groups.popleft()
+        if self.opening and (status != IDLE or not group.swallowed):
+            self.opening = False
         if group.edits:
             raise self._violation("ReadyForQuery before the replies that it follows")
 

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import enum
 import functools
+from typing import TYPE_CHECKING
 
 import postgast
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from postgast import pg_query_pb2 as ast
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LONGEST = 16 * 1024
 """Bytes of the longest text that is parsed.
@@ -43,11 +47,8 @@ def ending(text: bytes) -> Ending:
 
     AND CHAIN does not count: it ends one transaction and begins another, which needs a server.
     """
-    if len(text) > LONGEST:
-        return Ending.NONE
-    try:
-        statements = postgast.parse(text.decode()).stmts
-    except (postgast.PgQueryError, UnicodeDecodeError, DecodeError):
+    statements = _statements(text)
+    if statements is None:
         return Ending.NONE
     if not statements:
         return Ending.EMPTY
@@ -58,3 +59,20 @@ def ending(text: bytes) -> Ending:
     if statement.kind not in _ENDINGS or statement.chain:
         return Ending.NONE
     return Ending.ALONE if len(statements) == 1 else Ending.FIRST
+
+
+def only_statement(text: bytes) -> ast.Node | None:
+    """The one statement of a text; None if there are more or fewer, or if it cannot be read."""
+    statements = _statements(text)
+    return statements[0].stmt if statements is not None and len(statements) == 1 else None
+
+
+def _statements(text: bytes) -> Sequence[ast.RawStmt] | None:
+    """The statements of a text, None if it cannot be read."""
+    if len(text) > LONGEST:
+        return None
+    try:
+        statements: Sequence[ast.RawStmt] = postgast.parse(text.decode()).stmts
+    except (postgast.PgQueryError, UnicodeDecodeError, DecodeError):
+        return None
+    return statements

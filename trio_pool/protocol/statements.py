@@ -22,6 +22,7 @@ from trio_pool.protocol.facts import NOTHING, Facts, known_facts
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
 from trio_pool.protocol.settings import NONE, Settings, run_apart
+from trio_pool.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,16 @@ class SqlStatement:
         return run_apart(self.text)
 
 
+@attrs.frozen(eq=False)
+class Begin:
+    """A BEGIN that is sent along with the first statement of its transaction: the statement, prepared, and
+    what runs it.
+    """
+
+    statement: Statement
+    run: bytes
+
+
 @attrs.define(eq=False)
 class StatementRegistry:
     """All named statements of a pool, alive as long as some client or server has them.
@@ -72,6 +83,7 @@ class StatementRegistry:
     """Called when a client asks for currval or lastval."""
     _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
     _made: int = 0
+    _begins: dict[str, Begin] = attrs.field(factory=dict)
 
     @property
     def nobody(self) -> bytes:
@@ -89,6 +101,15 @@ class StatementRegistry:
         """A statement of its own, which nobody shares."""
         self._made += 1
         return Statement(b"%b%d" % (self.prefix, self._made), rest, reading=reading)
+
+    def begin(self, sql: str) -> Begin:
+        """A BEGIN spelled as we spell it, so that there are not many."""
+        begin = self._begins.get(sql)
+        if begin is None:
+            statement = self.make(messages.text(sql) + b"\0\0")
+            run = messages.bind(statement.name, ()) + messages.EXECUTE
+            begin = self._begins[sql] = Begin(statement, run)
+        return begin
 
     def renew(self) -> None:
         """What is prepared from now on is a new statement, even if its text is known: the old ones are of no

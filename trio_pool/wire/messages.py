@@ -182,6 +182,13 @@ def copy_fail(why: str) -> bytes:
     return message(Frontend.COPY_FAIL, text(why))
 
 
+def spoiled(size: int) -> bytes:
+    """So many bytes to complete a message of which only the beginning is there, so that PostgreSQL refuses
+    it: they end no string, and are no count that could be right.
+    """
+    return b"\1" * size
+
+
 def password(value: bytes) -> bytes:
     """PasswordMessage; the terminating null is added."""
     return message(Frontend.PASSWORD, value + b"\0")

@@ -1,0 +1,214 @@
+"""A network of our own: python -m bench.link PORT MILLISECONDS
+
+A TCP proxy in front of 127.0.0.1:PORT. It prints the port it listens on. Every chunk is handed on so many
+milliseconds after it was read, in each direction, so a round trip takes twice that; bandwidth is not limited.
+Opening a connection is not delayed, closing one is. It ends with its standard input.
+
+One queue is enough: the delay is the same for all, so chunks are due in the order in which they were read.
+What waits in it is neither joined nor split, unless a receiver is slow. Selectors wait in whole milliseconds;
+`select` on the selector itself waits in microseconds, less what the kernel adds to save wake-ups, which is
+turned off.
+
+It is a process of its own, so that it takes nothing away from the pooler but its part of the machine. Whether
+it was the limit shows in its processor time: every measurement through a link prints, as `link`, the share of
+one core that this process used. Near 1 the link was measured, not the pooler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import selectors
+import socket
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from .companion import running
+from .poolers import HOST, Link
+from .processes import raise_file_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHUNK_BYTES = 65536
+# What may be under way to one receiver before its sender has to wait; a window of TCP may be as large.
+WINDOW_BYTES = 1 << 20
+READY_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def link(port: int, milliseconds: float) -> Iterator[Link]:
+    """Such a process, in front of the port; raises `CompanionError`."""
+    with running(__name__, str(port), str(milliseconds), ready_seconds=READY_SECONDS) as process:
+        yield Link(int(process.ready), process.pid)
+
+
+@attrs.define(eq=False)
+class End:
+    """One of the two sockets of a connection. `under_way` counts bytes that were read for it but not sent.
+
+    `overdue` holds those that are due but that the kernel did not take. `finished`: nothing more is read from
+    it. `closing`: nothing more comes for it.
+    """
+
+    socket: socket.socket
+    peer: End | None = None
+    under_way: int = 0
+    overdue: bytearray = attrs.field(factory=bytearray)
+    finished: bool = False
+    closing: bool = False
+    events: int = 0
+
+
+@attrs.define(eq=False)
+class Delay:
+    """The proxy. `due` holds, for each chunk, when and to whom; an empty one is the end of the stream."""
+
+    listener: socket.socket
+    origin: tuple[str, int]
+    seconds: float
+    selector: selectors.BaseSelector = attrs.field(factory=selectors.DefaultSelector)
+    due: deque[tuple[float, End, bytes]] = attrs.field(factory=deque)
+
+    def run(self, until: int) -> None:
+        """Work until the file `until` can be read."""
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+
+        self.listener.setblocking(False)
+        self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
+        self.selector.register(until, selectors.EVENT_READ, end)
+        while not ended:
+            self.wait()
+            for key, events in self.selector.select(0):
+                if isinstance(key.data, End):
+                    self.handle(key.data, events)
+                else:
+                    cast("Callable[[], None]", key.data)()
+            self.deliver()
+
+    def wait(self) -> None:
+        """Until a socket is ready or a chunk is due."""
+        left = max(0.0, self.due[0][0] - time.monotonic()) if self.due else None
+        select.select([self.selector.fileno()], [], [], left)  # type: ignore[attr-defined]
+
+    def accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            accepted, _ = self.listener.accept()
+            try:
+                dialled = socket.create_connection(self.origin)
+            except OSError:
+                accepted.close()
+                return
+            near, far = End(accepted), End(dialled)
+            near.peer, far.peer = far, near
+            for one in (near, far):
+                one.socket.setblocking(False)
+                one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.watch(one)
+
+    def handle(self, end: End, events: int) -> None:
+        if events & selectors.EVENT_WRITE and end.overdue:
+            self.send(end, end.overdue)
+            self.close_if_done(end)
+        if events & selectors.EVENT_READ and end.events & selectors.EVENT_READ:
+            self.read(end)
+
+    def read(self, end: End) -> None:
+        receiver = end.peer
+        assert receiver is not None
+        try:
+            chunk = end.socket.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        self.due.append((time.monotonic() + self.seconds, receiver, chunk))
+        receiver.under_way += len(chunk)
+        if not chunk:
+            end.finished = True
+        if not chunk or receiver.under_way >= WINDOW_BYTES:
+            self.watch(end)
+
+    def deliver(self) -> None:
+        """Everything that is due."""
+        now = time.monotonic()
+        while self.due and self.due[0][0] <= now:
+            _, end, chunk = self.due.popleft()
+            if not chunk:
+                end.closing = True
+                self.close_if_done(end)
+            elif end.overdue:
+                end.overdue += chunk
+            else:
+                self.send(end, chunk)
+
+    def send(self, end: End, chunk: bytes | bytearray) -> None:
+        """What the kernel does not take becomes all that is overdue."""
+        try:
+            sent = end.socket.send(chunk)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = len(chunk)  # nobody is there to get it; its own end of stream follows
+        held_back = end.under_way >= WINDOW_BYTES
+        end.under_way -= sent
+        if end.overdue or sent < len(chunk):
+            end.overdue = bytearray(memoryview(chunk)[sent:])
+            self.watch(end)
+        if held_back and end.under_way < WINDOW_BYTES and end.peer is not None:
+            self.watch(end.peer)
+
+    def close_if_done(self, end: End) -> None:
+        """Hand on the end of a stream; when that happened in both directions, close both sockets."""
+        if not end.closing or end.overdue:
+            return
+        with contextlib.suppress(OSError):
+            end.socket.shutdown(socket.SHUT_WR)
+        peer = end.peer
+        if peer is not None and peer.closing and not peer.overdue:
+            for one in (end, peer):
+                self.watch(one)
+                one.socket.close()
+
+    def watch(self, end: End) -> None:
+        """Have the selector look for what the end waits for now."""
+        wanted = selectors.EVENT_WRITE if end.overdue else 0
+        if not end.finished and end.peer is not None and end.peer.under_way < WINDOW_BYTES:
+            wanted |= selectors.EVENT_READ
+        if wanted == end.events or end.socket.fileno() < 0:
+            return
+        if not end.events:
+            self.selector.register(end.socket, wanted, end)
+        elif not wanted:
+            self.selector.unregister(end.socket)
+        else:
+            self.selector.modify(end.socket, wanted, end)
+        end.events = wanted
+
+
+def wake_up_in_time() -> None:
+    """Linux lets timers be 50 microseconds late by default."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/timerslack_ns").write_text("1")
+
+
+def main() -> None:
+    port, milliseconds = int(sys.argv[1]), float(sys.argv[2])
+    raise_file_limit()
+    wake_up_in_time()
+    with socket.create_server((HOST, 0), backlog=4096) as listener:
+        print(listener.getsockname()[1], flush=True)
+        Delay(listener, (HOST, port), milliseconds / 1e3).run(until=sys.stdin.fileno())
+
+
+if __name__ == "__main__":
+    main()
