@@ -57,6 +57,7 @@ class Reason(enum.Enum):
     SERVER_UNSUITABLE = "server unsuitable"
     SERVER_IDLE_TIMEOUT = "server idle timeout"
     SERVER_LIFETIME = "server lifetime"
+    SERVER_GAVE_WAY = "server gave way to another pool"
     SERVER_NOT_CLEAN = "server not provably clean"
     SERVER_CLEANUP_TIMEOUT = "server cleanup timeout"
     STOPPING = "stopping"

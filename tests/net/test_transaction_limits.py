@@ -86,7 +86,7 @@ async def test_a_transaction_is_over_in_a_pipeline(postgres: LocalPostgres) -> N
         f"insert into {SINK} values ('never')",
         SLOW,
         "select 1",
-        "selec",
+        "select 2",
         "commit",
         "select 'new'",
     )

@@ -157,7 +157,6 @@ def _with_statements() -> list[Conversation]:
         "COMMIT PREPARED": "commit prepared 'nobody'",
         "COMMIT AND CHAIN": "commit and chain",
         "ROLLBACK AND CHAIN": "rollback and chain",
-        "PREPARE TRANSACTION": "prepare transaction 'somebody'; rollback prepared 'somebody'",
         "COPY to the client": "copy (select 1) to stdout",
         "COPY of what is not there": "copy nowhere from stdin",
         "DO": "do $$ begin raise notice 'told'; end $$",
@@ -312,6 +311,42 @@ def _pipelines() -> list[Conversation]:
             "rollback",
         ),
         Conversation.of(
+            "the unnamed portal of BEGIN again", synced(begin), synced(requests.execute()), "rollback"
+        ),
+        Conversation.of(
+            "the unnamed portal of BEGIN described again",
+            synced(begin),
+            synced(requests.describe_portal()),
+            "rollback",
+        ),
+        Conversation.of(
+            "the unnamed statement of BEGIN again",
+            synced(begin),
+            synced(requests.bind(""), requests.execute()),
+            "rollback",
+        ),
+        Conversation.of(
+            "the unnamed statement of BEGIN behind a statement",
+            synced(begin),
+            synced(requests.parse("s", "select 1"), requests.bind("s"), requests.execute()),
+            synced(requests.bind(""), requests.execute()),
+            "rollback",
+        ),
+        Conversation.of(
+            "an unnamed statement from before BEGIN",
+            synced(requests.parse("", "select 7")),
+            synced(requests.parse("b", "begin"), requests.bind("b"), requests.execute()),
+            synced(requests.bind(""), requests.execute()),
+            "rollback",
+        ),
+        Conversation.of(
+            "an unnamed statement from before a simple BEGIN",
+            synced(requests.parse("", "select 7")),
+            "begin",
+            synced(requests.bind(""), requests.execute()),
+            "rollback",
+        ),
+        Conversation.of(
             "the portal of BEGIN described again",
             synced(prepared("begin", portal="p")),
             synced(requests.describe_portal("p")),
@@ -373,6 +408,17 @@ def _longer() -> list[Conversation]:
             leases=1,
         ),
         Conversation.of("a chain without a transaction", "commit and chain", "select 1"),
+        Conversation.of("two phases, empty", "begin", "prepare transaction 'e'", "rollback prepared 'e'"),
+        Conversation.of(
+            "two phases, prepared",
+            synced(prepared("begin")),
+            synced(prepared("prepare transaction 'p'")),
+            synced(prepared("commit prepared 'p'")),
+        ),
+        Conversation.of(
+            "two phases, all at once",
+            _queries("begin", "prepare transaction 'a'", "commit prepared 'a'", "select 1"),
+        ),
         Conversation.of(
             "two phases", "begin", insert, "prepare transaction 'two'", count, "rollback prepared 'two'"
         ),

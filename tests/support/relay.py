@@ -157,6 +157,7 @@ class Client:
     relay: Relay
     name: str
     session: ClientSession
+    user: str = attrs.field(default="", init=False)
     direct: FakePostgres = attrs.field(factory=FakePostgres)
     server: Server | None = None
     outgoing: bytearray = attrs.field(factory=bytearray)

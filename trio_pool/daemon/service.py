@@ -35,6 +35,7 @@ from trio_pool.net.origin import OriginPool
 from trio_pool.net.poller import Poller
 from trio_pool.net.transport import PlainTransport
 from trio_pool.net.welcome import Reception
+from trio_pool.pooling.capacity import Capacity
 from trio_pool.pooling.pool import PoolKey
 from trio_pool.protocol.auth import Credentials
 from trio_pool.protocol.channel_binding import end_point
@@ -73,6 +74,8 @@ class Service:
     _arriving: set[trio.CancelScope] = attrs.field(factory=set)
     """Around everybody who has not logged in yet."""
     _pool_nursery: trio.Nursery | None = None
+    _capacities: dict[str, Capacity] = attrs.field(factory=dict)
+    """By the name that clients connect to."""
     _statement_prefix: bytes = attrs.field(factory=lambda: b"trio_pool_%b_" % secrets.token_hex(4).encode())
 
     def __attrs_post_init__(self) -> None:
@@ -135,12 +138,20 @@ class Service:
                 limits=self.config.session,
                 poller=self.poller,
                 statement_prefix=self._statement_prefix,
+                lease_bounds=self.config.lease_bounds(found),
+                capacity=self._capacity_of(found),
             )
             assert self._pool_nursery is not None
             self._pool_nursery.start_soon(pool.run)
         elif secret is not None and secret != pool.access.password:
             pool.access = attrs.evolve(pool.access, password=secret)
         return pool
+
+    def _capacity_of(self, database: Database) -> Capacity | None:
+        """What all pools of the database share; None if nothing bounds them together."""
+        if not database.max_servers:
+            return None
+        return self._capacities.setdefault(database.name, Capacity(database.max_servers))
 
     def lookup_for(self, database: str) -> Lookup | None:
         """The look-up of users for a database, made on first use; None where they are not looked up."""

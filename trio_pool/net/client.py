@@ -199,7 +199,7 @@ class Client(Connection):
         try:
             server = pool.acquire(self)
         except PoolFull:
-            self.refuse_lease(*self.origin.lease_error())
+            self._gets_no_lease()
             return
         if server is not None:
             self.granted(server)
@@ -262,10 +262,10 @@ class Client(Connection):
         """Hot path of long answers."""
         machine = server.session
         if machine.answered != self._answered:
-            self._answered = machine.answered
             self.asked_at = self.poller.now
-            if machine.status == Status.IDLE:
+            if machine.rested > self._answered:
                 self.began_at = self.asked_at
+            self._answered = machine.answered
             if self.session.held:
                 self.mailbox.wake()
 
@@ -275,12 +275,18 @@ class Client(Connection):
         if session.state is not ClientState.IDLE or session.replies or session.fault is not None:
             self._after_input()
 
-    def refuse_lease(self, sqlstate: str, message: str, detail: str | None = None) -> None:
+    def refuse_lease(
+        self, sqlstate: str, message: str, detail: str | None = None, hint: str | None = None
+    ) -> None:
         """The wait is over, without a server."""
         self.origin.pool.forget(self)
-        self.session.refuse(messages.error(sqlstate, message, detail=detail))
+        self.session.refuse(messages.error(sqlstate, message, detail=detail, hint=hint))
         self.resume()
         self._after_input()
+
+    def _gets_no_lease(self) -> None:
+        refusal = self.origin.refusal(self.user)
+        self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
 
     def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
         """The leased server is gone. The client stays if its replies can be kept in step."""
@@ -563,7 +569,7 @@ class Client(Connection):
 
     def _waits(self, now: float) -> None:
         if now >= self.requested_at + self.timeouts.lease_wait:
-            self.refuse_lease(*self.origin.lease_error())
+            self._gets_no_lease()
         elif now >= self.requested_at + self.timeouts.wait_notice and self._noticed != self.requested_at:
             self._noticed = self.requested_at
             waiting = len(self.origin.pool.waiting)
@@ -607,7 +613,7 @@ class Client(Connection):
             self.session.expire(error)
         else:
             unsent = self.session.unsent
-            self.session.lose(error)
+            self.session.lose(error, later=True)
             server.roll_back(unsent)
         self.resume()
         self._after_input()

@@ -95,7 +95,9 @@ class SettingsTrial:
         requests += session.inspect(self.names_asked(), lambda found: self.found(found, server))
         server.write(requests)
 
-    def refuse_lease(self, sqlstate: str, message: str, detail: str | None = None) -> None:
+    def refuse_lease(
+        self, sqlstate: str, message: str, detail: str | None = None, hint: str | None = None
+    ) -> None:
         self._fail(ServerFault(message, sqlstate, reason=Reason.CLIENT_REFUSED))
 
     def write(self, data: bytes, source: Connection | None = None) -> None:

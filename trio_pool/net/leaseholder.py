@@ -18,6 +18,8 @@ class Leaseholder(Protocol):
     """The other half of a server's lease. Every method is synchronous and called from the data plane."""
 
     process_id: int
+    requested_at: float
+    """Since when it waits, while it does."""
     leased_at: float
     user: str
     peer: str
@@ -37,7 +39,9 @@ class Leaseholder(Protocol):
     def granted(self, server: Server, /) -> None:
         """It waited, and now has this server."""
 
-    def refuse_lease(self, sqlstate: str, message: str, detail: str | None = None) -> None:
+    def refuse_lease(
+        self, sqlstate: str, message: str, detail: str | None = None, hint: str | None = None
+    ) -> None:
         """It waited, and will get no server."""
 
     def write(self, data: bytes, source: Connection | None = None) -> None:

@@ -100,7 +100,6 @@ class OriginPool:
         """
         self._mailbox = Mailbox()
         self._attempted = trio.Event()
-        self._greeting = 0
 
     def jittered(self, span: float) -> float:
         """Up to a tenth less, so that servers opened together do not all end together."""
@@ -111,7 +110,10 @@ class OriginPool:
 
         Raises `ServerFault` if that lastingly fails. The caller bounds the time.
         """
-        self._greeting += 1
+        if self.defaults is not None:
+            return self.defaults
+        self.pool.greeting += 1
+        self.pool.reconsider()
         try:
             while self.defaults is None:
                 attempted = self._attempted
@@ -121,7 +123,8 @@ class OriginPool:
                     raise self._failure
             return self.defaults
         finally:
-            self._greeting -= 1
+            self.pool.greeting -= 1
+            self.pool.reconsider()
 
     async def run(self) -> None:
         """Open servers when they are wanted; each lives in a task of this nursery."""
@@ -129,7 +132,7 @@ class OriginPool:
             nursery.start_soon(self.listening.run)
             backoff = Backoff()
             while True:
-                while self._wanted:
+                while self.pool.wants_server:
                     try:
                         server = await self._open_or_fault()
                     except ServerFault as fault:
@@ -140,17 +143,8 @@ class OriginPool:
                         backoff.reset()
                 await self._mailbox.wait()
 
-    @property
-    def _wanted(self) -> bool:
-        """Whether to open one more: the pool wants it, or clients cannot be greeted before a first server has
-        logged in.
-        """
-        return self.pool.wants_server or (
-            self.defaults is None and self._greeting > 0 and not self.pool.servers
-        )
-
     def _waited_for(self) -> bool:
-        return bool(self.pool.waiting) or self._greeting > 0
+        return self.pool.has_eligible or self.pool.greeting > 0
 
     @property
     def failure(self) -> ServerFault | None:
@@ -248,13 +242,8 @@ class OriginPool:
         """What a client of this user is told that got no lease in time."""
         return self.shortage.refusal(user, trio.current_time(), self.failure)
 
-    def lease_error(self) -> tuple[str, str, str]:
-        """The same for a client of which nothing is known: SQLSTATE, message and detail."""
-        refusal = self.refusal("")
-        return refusal.sqlstate, refusal.message, refusal.detail
-
 
 def _give_way(server: Server) -> None:
     server.lose(
-        ServerFault("another pool of the database has clients that wait", reason=Reason.SERVER_IDLE_TIMEOUT)
+        ServerFault("another pool of the database has clients that wait", reason=Reason.SERVER_GAVE_WAY)
     )

@@ -42,7 +42,8 @@ Arbitrary: one that arrives before the statement does has no effect, so there ha
 async def end(client: Client, limit: Limit) -> None:
     """The client's time is over."""
     server, machine = client.server, client.session.server
-    runs = machine is not None and (machine.owes or machine.copy_in)
+    unsent = client.session.unsent > 0
+    runs = machine is not None and (machine.copy_in or (machine.owes and not unsent))
     doing = client.doing
     if client.ending:
         log.info("time limit", limit=limit.value, client=client.process_id, pool=str(client.origin.pool.key))
@@ -91,7 +92,8 @@ async def _interrupt(client: Client, server: Server, limit: Limit, error: bytes)
     try:
         with trio.move_on_after(client.timeouts.cancel, shield=True):
             while not over():
-                await server.cancel()
+                if machine.verdict:  # else the cancel has had its effect
+                    await server.cancel()
                 if not over():
                     with trio.move_on_after(CANCEL_AGAIN):
                         await client.mailbox.wait()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 IDLE = Status.IDLE
 NOTHING = Ask.NOTHING
-MAX_SPOILED = 1 << 20
+MAX_SPOILED = 1 << 24
 """How many bytes are invented at most to complete a message whose rest will not come."""
 
 

@@ -346,8 +346,8 @@ class Reception:
         except ServerFault as fault:
             raise ClientFault(fault.message, fault.sqlstate, reason=Reason.CLIENT_REFUSED) from fault
         except trio.TooSlowError:
-            sqlstate, message, _ = origin.lease_error()
-            raise ClientFault(message, sqlstate, reason=Reason.CLIENT_REFUSED) from None
+            refusal = origin.refusal(request.parameters["user"])
+            raise ClientFault(refusal.message, refusal.sqlstate, reason=Reason.CLIENT_REFUSED) from None
         return tried.but(asis), reported.but({n: v for n, v in asis.items() if n in defaults})
 
     @staticmethod

@@ -15,6 +15,10 @@ has room or *presses*: it stands in a queue of pools, and the others make room f
 The free places belong to the pools that press, in their order. A pool whose last login failed comes last and
 keeps no place, because it backs off, and somebody else could use it meanwhile; nor does an idle server go for
 its sake.
+
+That idle servers go at once is PgBouncer's way with max_db_connections, and has its price: where more clients
+are busy than there are servers, a pool that has nobody waiting for an instant loses a server, and logs in
+again for its next client. In return nobody waits for a server that nobody uses.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import attrs
 from trio_pool.protocol import inspection, settings
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.inspection import Inspection
-from trio_pool.protocol.replies import OPENING, QUERY, Action, Edit, Errand
+from trio_pool.protocol.replies import BEGIN_REQUESTS, OPENING, QUERY, Action, Edit, Errand
 from trio_pool.protocol.reply_queue import ReplyQueue
 from trio_pool.protocol.statements import Begin, ServerStatements, SqlStatement, Statement
 from trio_pool.wire import messages
@@ -39,6 +39,7 @@ SEQUENCES = "sequence values"
 NOTHING = Ask.NOTHING
 
 UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
+_UNBINDABLE = messages.message(Frontend.BIND, messages.spoiled(1))
 _EMPTY = b"\0\0\0"  # a text without a statement, and no types
 TAKEN = SqlStatement(b"")
 """What stands under a name, and no client may find."""
@@ -276,8 +277,8 @@ class BackendSession(ReplyQueue):
             return begin.run
         requests, edit = self.prepare(begin.statement)
         self.edited(edit)
-        self.swallow()
-        self.swallow()
+        for _ in range(BEGIN_REQUESTS):
+            self.swallow()
         self.opened().ahead = self.open_count
         return requests + begin.run
 
@@ -643,9 +644,15 @@ class BackendSession(ReplyQueue):
         return None
 
     def _end_group(self) -> bytes:
+        """Sync alone would commit what the client has not asked to be committed; so a Bind that fails goes in
+        front.
+        """
+        if self.copy_in:
+            return messages.SYNC
+        self.request()
         if self.deserted:
             self.sync()
         else:
             self.asks |= Ask.ALL  # what completes in it is not looked at any more
             self.end_own_group(Errand(failed=lambda _: None))
-        return messages.SYNC
+        return _UNBINDABLE + messages.SYNC

@@ -201,9 +201,10 @@ class ClientSession(ServerlessSession):
         assert self.state is ClientState.BEGUN
         self._fail_transaction(error)
 
-    def lose(self, error: bytes) -> None:
+    def lose(self, error: bytes, *, later: bool = False) -> None:
         """The linked server is lost, or will be used without the client: every outstanding request gets this
-        ErrorResponse, and if there is none and a transaction is open, its next statement.
+        ErrorResponse, and if there is none and a transaction is open, its next statement. A group without
+        its Sync gets it now, or `later`, with its next request.
 
         Not to be called when a reply was cut.
         """
@@ -228,12 +229,15 @@ class ClientSession(ServerlessSession):
         self._quiet = self.held = False
         self.sent = b""
         unfinished = server.sends_group and not server.only_begun
-        if unfinished:
+        told = bool(owed) or (unfinished and (not later or server.skipping))
+        if unfinished and told:
             self._skipping = True
             if not server.skipping:
                 self.replies += error
         if in_transaction:
-            self._fail_transaction(b"" if owed or unfinished else error)
+            self._fail_transaction(b"" if told else error)
+        elif unfinished and not told:
+            self._fail_transaction(error, implicit=True)
         if self.body_left:
             self._dropping = True
         if self.input:

@@ -31,11 +31,13 @@ _NO_PARAMETERS = messages.message(ord("t"), b"\0\0")
 class FailedTransaction:
     """Answers in place of a server until the client ends its transaction.
 
-    `cause` is the ErrorResponse of the first refusal, empty once it was given. `over` tells that the
+    `cause` is the ErrorResponse of the first refusal, empty once it was given. An `implicit` transaction is
+    that of a group of extended-protocol requests, which ends with their Sync. `over` tells that the
     transaction has ended.
     """
 
     cause: bytes = b""
+    implicit: bool = False
     over: bool = False
     _portals: dict[bytes, bytes] = attrs.field(factory=dict)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 
 from trio_pool.protocol.replies import (
+    BEGIN_REQUESTS,
     BEGUN_QUERY,
     BEGUN_SYNCED,
     OPENING,
@@ -253,8 +254,9 @@ class ReplyQueue:
     @staticmethod
     def _behind_begin(*, by_query: bool = False) -> Group:
         """The group of a deferred BEGIN, spelled out."""
-        edits = [Edit(0, Action.SWALLOW), Edit(1, Action.SWALLOW)]
-        return Group(by_query=by_query, edits=edits, ahead=2, prefix=2 if by_query else 0)
+        edits = [Edit(place, Action.SWALLOW) for place in range(BEGIN_REQUESTS)]
+        prefix = BEGIN_REQUESTS if by_query else 0
+        return Group(by_query=by_query, edits=edits, ahead=BEGIN_REQUESTS, prefix=prefix)
 
     def _close_group(self, group: Group) -> None:
         self.groups.append(group)

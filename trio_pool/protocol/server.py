@@ -46,7 +46,7 @@ DATA_ROW = Backend.DATA_ROW
 READY_FOR_QUERY = Backend.READY_FOR_QUERY
 COMMAND_COMPLETE = Backend.COMMAND_COMPLETE
 IDLE = Status.IDLE
-BEGUN = messages.BIND_COMPLETE + messages.command_complete("BEGIN")
+BEGUN = messages.BIND_COMPLETE + messages.command_complete("BEGIN") + messages.CLOSE_COMPLETE
 
 # Commands that change nothing which outlives their transaction, by the first three letters of their command
 # tag, unless their text has told otherwise (`facts`). Whatever else completes without its text being known
@@ -103,6 +103,7 @@ class ServerSession(BackendSession):
         "held_end",
         "on_plans_changed",
         "quiet_failed",
+        "rested",
         "schema_changed",
         "verdict",
     )
@@ -129,6 +130,8 @@ class ServerSession(BackendSession):
         self.clean_tags = CLEAN
         self.held_end = b""
         """A ReadyForQuery that waits for a group of ours (see `Group.holds_end`)."""
+        self.rested = 0
+        """The number of the last group at whose end no transaction was open."""
         self.verdict = b""
         """The error that the client gets for the one that a cancel request of ours causes."""
         self._replacement = b""
@@ -291,7 +294,7 @@ class ServerSession(BackendSession):
         """A message that is neither passed on blindly nor completes a request. True if it is the client's."""
         if tag == Backend.ERROR_RESPONSE:
             forward = self._error(body, group)
-            if id(group) in PLAIN and len(body) + 4 == length:
+            if id(group) in PLAIN and self.failure is None and len(body) + 4 == length:
                 assert group is not None
                 self.groups[0] = Group(by_query=group.by_query, failed=True)  # it has had its error
             return forward
@@ -398,6 +401,8 @@ class ServerSession(BackendSession):
             self.schema_changed = False
             self.on_plans_changed()
         self.answered += 1
+        if status == IDLE:
+            self.rested = self.answered
         group = self.groups.popleft()
         if self.opening and (status != IDLE or not group.swallowed):
             self.opening = False

@@ -119,11 +119,11 @@ class ServerlessSession(CarriedSession):
         self._refuse_first(error)
         self._alone()
 
-    def _fail_transaction(self, cause: bytes) -> None:
+    def _fail_transaction(self, cause: bytes, *, implicit: bool = False) -> None:
         """The client's transaction is lost; `cause` is the error that its next statement gets."""
         self.begun = None
         self.state = ClientState.FAILED
-        self._failed = FailedTransaction(cause=cause)
+        self._failed = FailedTransaction(cause, implicit)
 
     def _plainly_wants_server(self, data: bytes) -> bool:
         """Whether a chunk begins with a whole Query or Bind that no `_alone` need look at. Hot path."""
@@ -171,6 +171,9 @@ class ServerlessSession(CarriedSession):
     def _answer(self, tag: int, body: bytes) -> None:
         """Sync, Close and Terminate never need a server."""
         if tag == SYNC:
+            if self._failed is not None and self._failed.implicit:
+                self.replies += self._failed.refuse()
+                self._end_failed()
             self._skipping = False
             self.replies += self._ready()
         elif tag == TERMINATE:
@@ -255,7 +258,11 @@ class ServerlessSession(CarriedSession):
         assert failed is not None
         body = self.input[5:end]
         reply: bytes | None
-        if tag in (QUERY, Frontend.FUNCTION_CALL):
+        if failed.implicit:
+            reply = failed.refuse()
+            self._skipping = tag not in (QUERY, Frontend.FUNCTION_CALL)
+            self._end_failed()
+        elif tag in (QUERY, Frontend.FUNCTION_CALL):
             reply = failed.query(body.rstrip(b"\0")) if whole and tag == QUERY else failed.refuse()
         else:
             reply = failed.request(tag, body, self._text_of) if whole else None
@@ -266,8 +273,7 @@ class ServerlessSession(CarriedSession):
                 name, _, rest = body.partition(b"\0")
                 self._parsed_alone(name, rest)
         if failed.over:
-            self._failed = None
-            self.state = ClientState.IDLE
+            self._end_failed()
         if reply is None:
             return False
         self.replies += reply
@@ -275,6 +281,10 @@ class ServerlessSession(CarriedSession):
             self.replies += self._ready()
         self._drop(end)
         return True
+
+    def _end_failed(self) -> None:
+        self._failed = None
+        self.state = ClientState.IDLE
 
     def _parsed_alone(self, name: bytes, rest: bytes) -> None:
         """A Parse of what begins or ends a transaction was accepted without a server."""

@@ -107,7 +107,7 @@ class StatementRegistry:
         begin = self._begins.get(sql)
         if begin is None:
             statement = self.make(messages.text(sql) + b"\0\0")
-            run = messages.bind(statement.name, ()) + messages.EXECUTE
+            run = messages.bind(statement.name, ()) + messages.EXECUTE + messages.close_portal(b"")
             begin = self._begins[sql] = Begin(statement, run)
         return begin
 

@@ -178,6 +178,10 @@ def close_statement(name: bytes) -> bytes:
     return message(Frontend.CLOSE, b"%c%b\0" % (Target.STATEMENT, name))
 
 
+def close_portal(name: bytes) -> bytes:
+    return message(Frontend.CLOSE, b"P%b\0" % name)
+
+
 def copy_fail(why: str) -> bytes:
     return message(Frontend.COPY_FAIL, text(why))
 
