@@ -260,6 +260,48 @@ async def test_a_cancel_that_comes_too_late(in_transaction: bool) -> None:
         assert running.log.find("server disconnected") == []
 
 
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+async def test_a_cancel_that_comes_too_late_for_a_transaction(protocol: str) -> None:
+    """The statement has been done, and its answer is what the client gets; the transaction has no more time
+    all the same, which the next statement is told.
+    """
+    async with (
+        held_origin("slow", obeys=False, closes=False) as origin,
+        racing(origin, "transaction", cancel="5s") as (running, peer),
+    ):
+        await begun(peer)
+        await peer.send(requests.query(SLOW) if protocol == "simple" else extended(SLOW) + SYNC)
+        backend = await origin.held("slow")
+        await origin.until(lambda: len(origin.cancels) == 1)
+        backend.released.set()
+        row = selected("slow", status="T") if protocol == "simple" else [*executed("slow"), Reply("Z", "T")]
+        assert await told(peer) == row
+        origin.may_close.set()
+        assert await ask(peer, "SELECT 'refused'") == refused("25P04", "E")
+        await ended(peer)
+        assert running.log.find("server disconnected") == []
+
+
+async def test_quick_statements_until_the_time_is_over(postgres: LocalPostgres) -> None:
+    """Wherever the limit falls between statements and their answers, the client is told 25P04, once, and the
+    server stays.
+    """
+    async with pooler(postgres, pool_size=1, timeouts={"transaction": "20ms"}) as running:
+        async with await running.log_in() as peer:
+            assert await peer.rows("select 1") == ["1"]
+            before = server_pids(running)
+            for _ in range(150):
+                assert (await ask(peer, "begin"))[-1] == Reply("Z", "T")
+                while (answer := await ask(peer, "select 'quick'")) == selected("quick", status="T"):
+                    pass
+                assert answer[-2:] == refused("25P04", "E")
+                assert await ask(peer, "select 'refused'") == FAILED
+                assert await ask(peer, "rollback") == done("ROLLBACK")
+        await running.at_rest()
+        assert server_pids(running) == before
+        assert running.log.find("server disconnected") == []
+
+
 async def _answer_while_cancelling(
     origin: HeldOrigin, peer: Peer, other: Peer, backend: Backend
 ) -> list[Reply]:

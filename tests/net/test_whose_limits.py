@@ -66,10 +66,8 @@ async def test_a_client_may_set_limits_for_itself(
     """
     keeps = name == "statement_timeout" or how not in ("set local", "alter role")
     sqlstate, _ = OWN[name]
-    if name == "transaction_timeout" and installation.major < 17:
-        async with limited(postgres, {}) as one:
-            assert await ask(one.peer, f"set {name} = '{SPAN}'") == refused("42704")
-        return
+    if name == "transaction_timeout" and installation.major < 17 and how not in ("set", "startup", "options"):
+        return  # PostgreSQL knows no such parameter; the pooler has it as one of the session
     parameters = {
         "startup": {name: SPAN},
         "options": {"options": f"-c {name}={SPAN}"},

@@ -3,7 +3,7 @@
 Run as a program, with host and port as arguments and one state per line on standard input. Each line makes
 one process of its own (forked: a new interpreter for each would take the time of ten kills), which prints
 "PID STATE" once it is there. What a victim cannot do is printed as "PID STATE: why", so that no state is left
-out silently.
+out silently. Besides SIGKILL, SIGUSR1 makes a victim close its connection, SIGUSR2 makes it reset it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ MEGABYTE: Final = 1 << 20
 TABLE: Final = "storm"
 """Of one column, text."""
 LOCK: Final = 4711
+LARGE: Final = messages.query("select 1 /* " + "x" * (1 << 16) + " */")
+"""More than fits a read."""
 LONGEST: Final = 60
 """Seconds after which a victim that was forgotten ends by itself."""
 
@@ -88,14 +90,21 @@ class Victim:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    def until(self, wanted: int) -> None:
-        """Read up to the first message with this tag."""
+    def until(self, wanted: int, *, errors: bool = False) -> None:
+        """Read up to the first message with this tag. Raises RuntimeError at an error, unless it may come."""
         while True:
             tag, body = self.receive()
             if tag == wanted:
                 return
-            if tag == Backend.ERROR_RESPONSE:
+            if tag == Backend.ERROR_RESPONSE and not errors:
                 raise RuntimeError(messages.read_error(body).summary)
+
+    def leave(self, *, reset: bool) -> NoReturn:
+        """End without a word."""
+        if reset:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.sock.detach())  # not TLS's farewell
+        os._exit(0)
 
     def run(self, sql: str) -> None:
         self.send(messages.query(sql))
@@ -133,6 +142,30 @@ def in_query(victim: Victim) -> None:
 def in_query_of_transaction(victim: Victim) -> None:
     in_transaction(victim)
     in_query(victim)
+
+
+def in_query_with_more(victim: Victim) -> None:
+    """Statements wait behind the one that runs."""
+    in_query(victim)
+    for _ in range(20):
+        victim.send(messages.query(LONG))
+
+
+def in_query_with_flood(victim: Victim) -> None:
+    """The same, megabytes of them."""
+    in_query(victim)
+    victim.send(LARGE * 64)
+
+
+def waiting_with_more(victim: Victim) -> None:
+    """Statements wait behind one that waits for a server (if none is free), more than the pooler reads."""
+    victim.send(LARGE * 16)
+
+
+def ahead_of_rows(victim: Victim) -> None:
+    """In a second there will be more to read than the sockets hold."""
+    victim.send(messages.query(f"{FIRST}; select pg_sleep(1) /* {MARKER} */; {MUCH}"))
+    victim.until(Backend.DATA_ROW)
 
 
 def in_procedure(victim: Victim) -> None:
@@ -266,6 +299,7 @@ State = "Callable[[Victim], None]"
 LOGGED_IN: Final = {
     state.__name__: state
     for state in (
+        ahead_of_rows,
         idle,
         in_copy_in,
         in_copy_out,
@@ -282,10 +316,13 @@ LOGGED_IN: Final = {
         in_procedure,
         in_query,
         in_query_of_transaction,
+        in_query_with_flood,
+        in_query_with_more,
         in_suspended_portal,
         in_transaction,
         in_unread_rows,
         waiting,
+        waiting_with_more,
         with_session_state,
     )
 }
@@ -302,6 +339,54 @@ IN_LOGIN: Final = {
     )
 }
 STATES: Final = (*LOGGED_IN, *IN_LOGIN)
+RESTLESS: Final = "restless"
+"""Not a state: one thing after the other, without end."""
+
+
+def restless(victim: Victim) -> NoReturn:
+    """Everything that it runs has its process id in its text."""
+    mark = mark_of(os.getpid())
+
+    def sleep() -> bytes:
+        return messages.query(f"select pg_sleep({random.random() * 0.03:f}) {mark}")
+
+    def extended() -> bytes:
+        statement = random.choice(("", "a", "b"))
+        sql = f"select repeat('x', 1000) from generate_series(1, {random.randrange(3000)}) {mark}"
+        close = requests.close(statement) if statement else b""
+        return close + requests.parse(statement, sql) + requests.bind(statement) + requests.execute()
+
+    def run(request: bytes) -> None:
+        victim.send(request)
+        victim.until(Backend.READY_FOR_QUERY)
+
+    while True:
+        match random.randrange(5):
+            case 0:
+                run(sleep())
+            case 1:
+                run(extended() + requests.SYNC)
+            case 2:
+                run(messages.query("begin"))
+                run(messages.query(f"insert into {TABLE} values ('never') {mark}"))
+                run(sleep())
+                run(messages.query("rollback"))
+            case 3:
+                victim.send(messages.query(f"copy {TABLE} from stdin {mark}"))
+                victim.until(Backend.COPY_IN_RESPONSE)
+                victim.send(requests.copy_data(b"never\n") * random.randrange(3000))
+                victim.send(requests.copy_fail("enough"))
+                victim.until(Backend.READY_FOR_QUERY, errors=True)
+            case _:
+                pipeline = random.randrange(1, 6)
+                victim.send((extended() + requests.SYNC + sleep()) * pipeline)
+                for _ in range(2 * pipeline):
+                    victim.until(Backend.READY_FOR_QUERY)
+
+
+def mark_of(pid: int) -> str:
+    """What is in the text of everything that a restless victim runs."""
+    return f"/* {MARKER}, {pid} */"
 
 
 def be(state: str, address: tuple[str, int]) -> NoReturn:
@@ -310,10 +395,16 @@ def be(state: str, address: tuple[str, int]) -> NoReturn:
     outcome = state
     try:
         victim = Victim(address)
-        if state in LOGGED_IN:
+        signal.signal(signal.SIGUSR1, lambda *_: victim.leave(reset=False))
+        signal.signal(signal.SIGUSR2, lambda *_: victim.leave(reset=True))
+        if state in LOGGED_IN or state == RESTLESS:
             if random.random() < 0.3:
                 victim.encrypt()
             victim.log_in()
+        if state == RESTLESS:
+            os.write(1, f"{os.getpid()} {outcome}\n".encode())
+            restless(victim)
+        if state in LOGGED_IN:
             LOGGED_IN[state](victim)
         else:
             IN_LOGIN[state](victim)

@@ -63,27 +63,31 @@ class Offender:
 
     async def begin(self) -> None:
         """Begin a transaction and do something in it."""
-        assert await self.ask("begin") == done("BEGIN", "T")
-        assert await self.ask(f"insert into {SINK} values ('{self.tag()}')") == done("INSERT 0 1", "T")
+        expect(await self.ask("begin"), done("BEGIN", "T"))
+        expect(await self.ask(f"insert into {SINK} values ('{self.tag()}')"), done("INSERT 0 1", "T"))
 
     async def end(self) -> None:
         """The transaction is a failed one; end it."""
         for _ in range(self.chance.randrange(3)):
-            assert await self.ask("select 1") == refused(FAILED, "E")
+            expect(await self.ask("select 1"), refused(FAILED, "E"))
         exit_ = self.chance.choice(["rollback", "commit", "end", "abort"])
-        assert await self.ask(exit_) == done("ROLLBACK")
+        expect(await self.ask(exit_), done("ROLLBACK"))
 
     async def prove(self) -> None:
         """The connection is as good as before: in step, outside of a transaction, and its own."""
         tag = self.tag()
-        assert await self.ask(f"select '{tag}'") == selected(tag)
+        expect(await self.ask(f"select '{tag}'"), selected(tag))
         tag = self.tag()
         await self.send(extended("select $1::text", tag), requests.SYNC)
-        assert await self.replies() == [*executed(tag), Reply("Z", "I")]
+        expect(await self.replies(), [*executed(tag), Reply("Z", "I")])
 
     async def idle(self) -> None:
         """Longer than the limit."""
         await trio.sleep(self.limit * self.chance.uniform(1.3, 2.0))
+
+
+def expect(actual: list[Reply], expected: list[Reply]) -> None:
+    assert actual == expected, f"{actual} instead of {expected}"
 
 
 # -- the six kinds -------------------------------------------------------------------------------------------
@@ -97,15 +101,18 @@ async def run_slowly(offender: Offender) -> None:
     status = "E" if in_transaction else "I"
     if offender.chance.random() < 0.5:
         replies = await offender.ask(f"select '{offender.tag()}' from {SLOW}")
-        assert replies[-2:] == refused(offender.sqlstate, status)
+        expect(replies[-2:], refused(offender.sqlstate, status))
         assert replies[:-2] in ([], [Reply("T", "1")])
     else:
         await offender.send(extended(f"select $1::text from {SLOW}", offender.tag()), requests.SYNC)
-        assert await offender.replies() == [
-            Reply("1"),
-            Reply("2"),
-            *refused(offender.sqlstate, status),
-        ]
+        expect(
+            await offender.replies(),
+            [
+                Reply("1"),
+                Reply("2"),
+                *refused(offender.sqlstate, status),
+            ],
+        )
     if in_transaction:
         await offender.end()
 
@@ -123,14 +130,17 @@ async def pipeline_slowly(offender: Offender) -> None:
             extended("select $1::text", after),
             requests.SYNC,
         )
-        assert await offender.replies(3) == [
-            *selected(before),
-            Reply("1"),
-            Reply("2"),
-            *refused(offender.sqlstate),
-            *executed(after),
-            Reply("Z", "I"),
-        ]
+        expect(
+            await offender.replies(3),
+            [
+                *selected(before),
+                Reply("1"),
+                Reply("2"),
+                *refused(offender.sqlstate),
+                *executed(after),
+                Reply("Z", "I"),
+            ],
+        )
         return
     # None of these is too slow, but up to Sync they are one.
     together = [offender.tag() for _ in range(8)]
@@ -169,7 +179,7 @@ async def stall_copy(offender: Offender) -> None:
         expected = refused(offender.sqlstate, status)
         if extended_:
             await offender.send(requests.SYNC)
-        assert await offender.replies() == expected
+        expect(await offender.replies(), expected)
     else:
         message = await offender.peer.receive()
         assert message is not None
@@ -178,7 +188,7 @@ async def stall_copy(offender: Offender) -> None:
         await offender.send(row, requests.COPY_DONE)
         if extended_:
             await offender.send(requests.SYNC)
-        assert await offender.replies() == [Reply("Z", status)]
+        expect(await offender.replies(), [Reply("Z", status)])
     if in_transaction:
         await offender.end()
 
@@ -188,10 +198,10 @@ async def idle_in_transaction(offender: Offender) -> None:
     await offender.begin()
     await offender.idle()
     if offender.chance.random() < 0.5:
-        assert await offender.ask(f"select '{offender.tag()}'") == refused(offender.sqlstate, "E")
+        expect(await offender.ask(f"select '{offender.tag()}'"), refused(offender.sqlstate, "E"))
     else:
         await offender.send(extended("select $1::text", offender.tag()), requests.SYNC)
-        assert await offender.replies() == refused(offender.sqlstate, "E")
+        expect(await offender.replies(), refused(offender.sqlstate, "E"))
     await offender.end()
 
 
@@ -203,7 +213,7 @@ async def be_busy(offender: Offender) -> None:
         tag = offender.tag()
         replies = await offender.ask(f"select '{tag}' from pg_sleep({offender.chance.random() * 0.01})")
         if replies != selected(tag, status="T"):
-            assert replies[-2:] == refused(offender.sqlstate, "E")
+            expect(replies[-2:], refused(offender.sqlstate, "E"))
             assert replies[:-2] in ([], [Reply("T", "1")])
             break
     else:
@@ -217,7 +227,7 @@ async def wait_for_lock(offender: Offender) -> None:
     if in_transaction:
         await offender.begin()
     status = "E" if in_transaction else "I"
-    assert await offender.ask(f"update {TABLE} set n = n + 1") == refused(offender.sqlstate, status)
+    expect(await offender.ask(f"update {TABLE} set n = n + 1"), refused(offender.sqlstate, status))
     if in_transaction:
         await offender.end()
 

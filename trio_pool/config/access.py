@@ -123,8 +123,8 @@ class Listen:
             "How long a client that has a server connection or unread replies may leave something "
             "unacknowledged before it has vanished; keep-alive does not ask meanwhile, and systems go on "
             "trying for a quarter of an hour. A client that is there and does not read is not meant, "
-            "however long. The default is about what the keep-alive defaults allow a silent client. `0` "
-            "leaves it to the system.",
+            "however long. The default is about what the keep-alive defaults allow a silent client; less "
+            "than `3s` counts as `3s`. `0` leaves it to the system.",
         ),
     )
     tls: ListenTLS = attrs.field(factory=ListenTLS)

@@ -19,6 +19,7 @@ import trio
 
 from trio_pool.errors import ClientFault, Reason, SqlState
 from trio_pool.net.client import LINGER
+from trio_pool.net.server import MAX_SPOILED
 from trio_pool.pooling.pool import ServerState
 from trio_pool.protocol.client import ClientState
 from trio_pool.wire import messages
@@ -42,6 +43,10 @@ CANCEL_AGAIN = 0.1
 """Seconds between cancel requests for one statement: one that comes before the statement does has no effect,
 and one in a pipeline ends one of many.
 """
+CANCELLED = messages.error(SqlState.QUERY_CANCELED, "canceling statement because trio-pool is stopping")
+"""What clients get in place of PostgreSQL's words, which would be that they have asked for it."""
+MAX_DOING = 200
+"""Characters of a statement that the log gets."""
 LOOK_AGAIN = 0.01
 """Seconds between looks at what tells nobody that it has changed."""
 
@@ -125,27 +130,31 @@ class Stopping:
     async def _give_up(self, client: Client) -> None:
         """Cancel what it runs, wait for the answer, tell it of the stop."""
         began = _Doing.of(client)
+        server = client.server
         cancelled = False
-        with trio.move_on_after(client.origin.database.timeouts.cancel / 2):
-            while _is_owed(client):
+        with trio.move_on_after(client.timeouts.cancel / 2):
+            while _is_owed(client) and client.session.unsent <= MAX_SPOILED:
                 cancelled = True
-                client.pause()  # or it sends the next statement
                 await self._cancel(client)
+        if server is not None:
+            server.session.verdict = b""
         self._end(client, began, cancelled=cancelled)
 
     async def _cancel(self, client: Client) -> None:
-        """One attempt; returns when the answer is there or another attempt is due."""
-        server = client.server
+        """One attempt; returns when PostgreSQL has answered, or another attempt is due."""
+        server, session = client.server, client.session
         assert server is not None
-        session = server.session
-        if session.copy_in and not client.mid_message:
-            # PostgreSQL waits for the client's data and would not see a cancel request.
-            session.copy_ended()
-            server.write(messages.copy_fail("trio-pool is stopping"))
-        elif server.cancellable:
+        answered = server.session.answered
+        server.session.verdict = CANCELLED
+        if session.server is not None:
+            session.hold()  # nothing more is sent that would have to be cancelled
+            ending_upload = session.end_upload()  # or PostgreSQL waits for it, deaf to cancel requests
+            if ending_upload:
+                server.write(ending_upload)
+        if server.cancellable:
             await server.cancel_for(client)
         with trio.move_on_after(CANCEL_AGAIN):
-            await _until(lambda: not _is_owed(client))
+            await _until(lambda: server.session.answered != answered or not _is_owed(client))
 
     def _end(self, client: Client, began: _Doing, *, cancelled: bool) -> None:
         """Tell it of the stop, now, and count what that costs."""
@@ -170,7 +179,7 @@ class Stopping:
     async def _end_at_once(self) -> None:
         """Tell everybody without waiting for an answer of PostgreSQL. What runs is cancelled meanwhile."""
         for client in self._open_clients():
-            if client.server is None and client.session.state is not ClientState.FAILED:
+            if client.server is None and client.session.state not in (ClientState.BEGUN, ClientState.FAILED):
                 client.fail(stopped())
             else:
                 self._end(client, _Doing.of(client), cancelled=_is_owed(client))
@@ -202,27 +211,17 @@ class _Doing:
 
 
 def _describe(client: Client) -> str:
-    server = client.server
-    if server is None:
-        failed = client.session.state is ClientState.FAILED
-        return "idle in failed transaction" if failed else "waiting for a server connection"
-    if server.session.copy_in:
-        return "COPY FROM STDIN"
-    if _is_owed(client):
-        return "running a statement"
-    failed = server.session.status == Status.FAILED
-    return "idle in failed transaction" if failed else "idle in transaction"
+    doing = client.doing
+    return doing if len(doing) <= MAX_DOING else f"{doing[:MAX_DOING]}..."
 
 
 def _is_owed(client: Client) -> bool:
-    """Whether a reply is still to come, or in the middle of coming."""
+    """Whether a reply is still to come, or in the middle of coming, or a COPY FROM STDIN is open."""
     server = client.server
     if server is None:
         return False
-    session = server.session
-    if not session.between_messages or any(not group.swallowed for group in session.groups):
-        return True
-    return session.sends_group and not session.skipping
+    machine = server.session
+    return machine.owes or machine.copy_in or not machine.between_messages
 
 
 def _is_unsettled(server: Server) -> bool:

@@ -8,8 +8,8 @@ from trio_pool.wire.frames import HEADER_SIZE
 from trio_pool.wire.tags import Backend
 
 MOST = 1 << 20
-"""Bytes that wait for a client, after which it is disconnected: they can neither be kept without a bound nor be
-lost in silence.
+"""Bytes that wait for a client, after which it is disconnected: they can neither be kept without a bound nor
+be lost in silence.
 """
 
 

@@ -14,6 +14,7 @@ import attrs
 
 from trio_pool.config.durations import format_duration
 from trio_pool.errors import SqlState
+from trio_pool.protocol import lacking
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _ERRORS = {
 }
 _STALLED = "canceling statement due to idle-in-transaction timeout"
 _OWN = {
-    Limit.TRANSACTION: "transaction_timeout",
+    Limit.TRANSACTION: lacking.NAME,
     Limit.IDLE_IN_TRANSACTION: "idle_in_transaction_session_timeout",
 }
 
@@ -75,6 +76,12 @@ class Limits:
     transaction: float
     idle_in_transaction: float
     own: frozenset[Limit] = frozenset()
+    soonest: float = attrs.field(init=False)
+    """No limit that begins now is over earlier."""
+
+    @soonest.default
+    def _soonest(self) -> float:
+        return min(self.query, self.transaction, self.idle_in_transaction)
 
     @classmethod
     def of(cls, timeouts: Timeouts, settings: Settings) -> Limits:
@@ -83,14 +90,12 @@ class Limits:
         `statement_timeout` is not among them: PostgreSQL enforces it without harm to the connection.
         """
         configured = cls(timeouts.query, timeouts.transaction, timeouts.idle_in_transaction)
-        own = {limit.value: _milliseconds(settings.get(name)) for limit, name in _OWN.items()}
+        own = {limit.value: _seconds(settings.get(name)) for limit, name in _OWN.items()}
+        own[Limit.TRANSACTION.value] = min(
+            own[Limit.TRANSACTION.value], _seconds(settings.get(lacking.STAND_IN))
+        )
         lower = {name: value for name, value in own.items() if value < getattr(configured, name)}
         return attrs.evolve(configured, own=frozenset(map(Limit, lower)), **lower) if lower else configured
-
-    @property
-    def soonest(self) -> float:
-        """No limit that begins now is over earlier."""
-        return min(self.query, self.transaction, self.idle_in_transaction)
 
     def earliest(self, situation: Situation) -> tuple[float, Limit | None]:
         """Which limit is over first, and when."""
@@ -114,11 +119,10 @@ class Limits:
         return messages.error(sqlstate, message, detail=f"The limit is {span} ({name}).")
 
 
-def _milliseconds(value: str | None) -> float:
-    """What PostgreSQL shows for such a parameter, in seconds less the margin; infinity for 0 and for what is
-    no number.
-    """
-    if value is None or not value.isdecimal() or int(value) == 0:
+def _seconds(value: str | None) -> float:
+    """What a session has such a parameter set to, less the margin; infinity for 0 and for what is no time."""
+    milliseconds = None if value is None else lacking.milliseconds(value)
+    if not milliseconds:
         return math.inf
-    seconds = int(value) / 1000
+    seconds = milliseconds / 1000
     return seconds - min(seconds * MARGIN, LONGEST_MARGIN)

@@ -39,8 +39,12 @@ _OPTIONS = {
     "tcp_keepalive_count": ("TCP_KEEPCNT",),
 }
 _CAN_WATCH = sys.platform == "linux" and hasattr(socket, "TCP_INFO")
-_INFO = struct.Struct("=3xB20xI28xI")
-"""Of Linux's `struct tcp_info`: probes, unacked, last_ack_recv (milliseconds)."""
+_INFO = struct.Struct("=3xB20xI16xI8xI")
+"""Of Linux's `struct tcp_info`: probes, unacked, last_data_sent, last_ack_recv (milliseconds)."""
+SHORTEST = 3.0
+"""Seconds: less would take the living for dead, since Linux does not answer every question without delay
+(`net.ipv4.tcp_invalid_ratelimit`).
+"""
 LOOKS = 6
 """How often `watch` looks within its patience; more often is a more exact end for more work."""
 
@@ -114,6 +118,7 @@ async def watch(clients: Callable[[], Iterable[Client]], patience: float) -> Non
     """End clients that have left something unacknowledged for so long (seconds). Runs until cancelled."""
     if patience == math.inf or not _CAN_WATCH:
         return
+    patience = max(patience, SHORTEST)
     owing: dict[Client, float] = {}  # since when at least
     while True:
         await trio.sleep(patience / LOOKS)
@@ -136,16 +141,19 @@ async def watch(clients: Callable[[], Iterable[Client]], patience: float) -> Non
 
 
 def _owes(fd: int) -> float | None:
-    """Seconds since the peer's system was last heard of, if something that was sent to it is not
-    acknowledged: data, or the question whether it has room again.
+    """Seconds since the peer's system was last heard of, if it has not answered what was sent to it since:
+    data, or the question whether it has room again.
+
+    A system without room may answer and yet not acknowledge, and is then asked at growing intervals. So what
+    counts is the last time that something was sent, not how long something is unacknowledged.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
     try:
-        probes, unacknowledged, heard = _INFO.unpack(
+        probes, unacknowledged, sent, heard = _INFO.unpack(
             sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
         )
     except (OSError, struct.error):  # a Unix socket, or reset
         return None
     finally:
         sock.detach()
-    return heard / 1000 if probes or unacknowledged else None
+    return heard / 1000 if probes or (unacknowledged and heard > sent) else None

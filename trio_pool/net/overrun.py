@@ -3,11 +3,11 @@
 Nothing here closes anything, unless PostgreSQL does not obey within `cancel`. The steps:
 
 1. The client's further requests are held back: a cancel request must not hit one that it is not meant for.
-2. What waits for the client is ended in its place: a COPY FROM STDIN by CopyFail, half a message by bytes that
-   make it invalid.
-3. A cancel request is sent, and again, until PostgreSQL has answered. Its answer goes to the client as ever, in
-   sequence; only the error that the cancel caused is put in words that name the limit (`verdict`). So whoever
-   wins the race, the client learns what PostgreSQL says.
+2. What waits for the client is ended in its place: a COPY FROM STDIN by CopyFail, half a message by bytes
+   that make it invalid.
+3. A cancel request is sent, and again, until PostgreSQL has answered. Its answer goes to the client as ever,
+   in sequence; only the error that the cancel caused is put in words that name the limit (`verdict`). So
+   whoever wins the race, the client learns what PostgreSQL says.
 4. If a transaction is left that has no more time, the server is rolled back without the client, which answers
    itself until the client has ended it (`Client.expire`, `Server.roll_back`).
 
@@ -35,7 +35,8 @@ log = structlog.get_logger()
 CANCEL_AGAIN = 0.1
 """Seconds between cancel requests for what goes on running.
 
-Arbitrary: one that arrives before the statement does has no effect, so there have to be a few within `cancel`.
+Arbitrary: one that arrives before the statement does has no effect, so there have to be a few within
+`cancel`.
 """
 
 

@@ -101,7 +101,7 @@ class Server(Connection):
         self._settling = False
         """Whether a transaction is being rolled back for the client, which stays."""
         self.interrupted = False
-        """Whether what it runs has no more time: its answers are read even if the client does not read them."""
+        """Whether what it runs has no more time: it is read even if the client does not read."""
         self.paused_at: float | None = None
         """Since when it is not read because its client does not read."""
         self._ended: ServerFault | None = None

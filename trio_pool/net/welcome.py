@@ -21,6 +21,7 @@ from trio_pool.net import tls
 from trio_pool.net.client import Client
 from trio_pool.net.errand import SettingsTrial
 from trio_pool.net.transport import TLSTransport
+from trio_pool.protocol import lacking
 from trio_pool.protocol.auth import Authentication, Credentials
 from trio_pool.protocol.client import ClientSession
 from trio_pool.protocol.settings import Settings, intern, needs_no_trial, read_options
@@ -339,8 +340,11 @@ class Reception:
             )
         asis = {name: value for name, value in wanted.items() if needs_no_trial(name, value)}
         try:
-            with trio.fail_after(origin.database.timeouts.lease_wait):
+            timeouts = self.config.timeouts_for(origin.database, request.parameters["user"])
+            with trio.fail_after(timeouts.lease_wait):
                 defaults = await origin.known_defaults()
+                if lacking.lacks(defaults):
+                    wanted = {lacking.STAND_IN if n == lacking.NAME else n: v for n, v in wanted.items()}
                 to_try = intern({n: v for n, v in wanted.items() if n not in asis})
                 tried, reported = await self._tried(to_try, origin) if to_try else (to_try, defaults)
         except ServerFault as fault:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trio_pool.errors import ClientFault, SqlState
+from trio_pool.protocol import lacking
 from trio_pool.protocol.backend import ANYTHING, SEQUENCES
 from trio_pool.protocol.facts import (
     NOTHING,
@@ -73,6 +74,7 @@ class CarriedSession:
         "channels",
         "echoes",
         "fault",
+        "lacks",
         "max_statements",
         "mends",
         "registry",
@@ -102,6 +104,8 @@ class CarriedSession:
         self.settings = settings
         self.reported = reported
         """What the client has been told."""
+        self.lacks = lacking.lacks(reported)
+        """Whether its servers lack what `lacking` stands in for."""
         self.max_statements = max_statements
         self.rejects = rejects
         """Whether what would pin the client is refused instead."""
@@ -196,6 +200,8 @@ class CarriedSession:
 
     def _minded_query(self, text: bytes | None, message: bytes, server: ServerSession) -> bytes | None:
         """A Query that is not plain; None for the text if it is too long to be known."""
+        if self.lacks and text is not None and (instead := lacking.stand_in(text)) is not None:
+            text, message = instead, messages.message(Frontend.QUERY, instead + b"\0")
         facts = UNKNOWN if text is None else minded_facts(text)
         if self._refuses(facts, server):
             server.refuse_query(_refusal(self._feature(facts)))
@@ -536,6 +542,12 @@ class CarriedSession:
         lacks them.
         """
         name, separator, rest = message[5:].partition(b"\0")
+        if self.lacks:
+            text, _, types = rest.partition(b"\0")
+            instead = lacking.stand_in(text)
+            if instead is not None:
+                rest = b"%b\0%b" % (instead, types)
+                message = messages.parse(name, rest)
         if not name or not separator:
             self._parse_unnamed(rest)
             ahead = b""

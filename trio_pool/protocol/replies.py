@@ -193,10 +193,10 @@ SYNCED = Group()
 PLAIN = frozenset({id(QUERY), id(SYNCED)})
 
 BEGIN_REQUESTS = 3
-"""What a deferred BEGIN consists of: Bind, Execute and Close of the portal, which the client must not find."""
+"""A deferred BEGIN is Bind, Execute, and Close of the portal, which the client must not find."""
 OPENING = Group()
-"""A group of which only a deferred BEGIN has been sent as long as `open_count` is 0;
-what is counted there is the client's, and forwarded. Shared, as are the two that it may become.
+"""A group of which only a deferred BEGIN has been sent as long as `open_count` is 0; what is counted there is
+the client's, and forwarded. Shared, as are the two that it may become.
 """
 BEGUN_QUERY = Group(by_query=True)
 """A Query behind a deferred BEGIN."""

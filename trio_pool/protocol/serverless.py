@@ -208,6 +208,7 @@ class ServerlessSession(CarriedSession):
             if found is None or not self._accepts(found):
                 return False
             self._controlled(found)
+            self.unnamed = None  # a Query drops it
             self.replies += messages.command_complete(found.tag) + self._ready()
             self._drop(end)
             return True
