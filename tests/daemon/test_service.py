@@ -216,7 +216,7 @@ def test_lease_wait_fails_the_statement_only(postgres: LocalPostgres) -> None:
         assert error.summary == "failed to acquire a connection from the pool"
         assert error.detail is not None
         assert error.detail.startswith(
-            f"Pool {DATABASE}/{USER}: 1 servers at most, 1 leased, 1 clients waiting. Longest leases: "
+            f"Pool {DATABASE}/{USER} has 1 server connection of at most 1, 1 leased. 1 client waits, "
         )
         holder.run("commit")
         assert waiter.value("select 1") == "1"

@@ -282,21 +282,35 @@ async def test_a_cancel_that_comes_too_late_for_a_transaction(protocol: str) -> 
         assert running.log.find("server disconnected") == []
 
 
-async def test_quick_statements_until_the_time_is_over(postgres: LocalPostgres) -> None:
-    """Wherever the limit falls between statements and their answers, the client is told 25P04, once, and the
-    server stays.
+async def test_busy_transactions_until_the_time_is_over(postgres: LocalPostgres) -> None:
+    """Wherever the limit falls between statements and their answers, each client is told 25P04, once, and the
+    servers stay.
     """
-    async with pooler(postgres, pool_size=1, timeouts={"transaction": "20ms"}) as running:
+    clients, rounds = 4, 60
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+
+    async def be_busy(running: Running) -> None:
         async with await running.log_in() as peer:
-            assert await peer.rows("select 1") == ["1"]
-            before = server_pids(running)
-            for _ in range(150):
-                assert (await ask(peer, "begin"))[-1] == Reply("Z", "T")
-                while (answer := await ask(peer, "select 'quick'")) == selected("quick", status="T"):
-                    pass
+            for _ in range(rounds):
+                assert await ask(peer, "begin") == done("BEGIN", "T")
+                answer = selected("quick", status="T")
+                while answer == selected("quick", status="T"):
+                    answer = await ask(peer, f"select 'quick' from pg_sleep({chance.random() * 0.01})")
                 assert answer[-2:] == refused("25P04", "E")
                 assert await ask(peer, "select 'refused'") == FAILED
                 assert await ask(peer, "rollback") == done("ROLLBACK")
+
+    sizes = {"pool_size": clients, "min_pool_size": clients}
+    async with pooler(postgres, database=sizes, timeouts={"transaction": "30ms"}) as running:
+        async with await running.log_in() as first:
+            assert await first.rows("select 1") == ["1"]
+        await running.until(lambda: len(running.origin.pool.idle) == clients)
+        before = server_pids(running)
+        async with trio.open_nursery() as nursery:
+            for _ in range(clients):
+                nursery.start_soon(be_busy, running)
         await running.at_rest()
         assert server_pids(running) == before
         assert running.log.find("server disconnected") == []

@@ -214,6 +214,33 @@ async def test_the_time_of_a_transaction_begins_with_begin(postgres: LocalPostgr
         assert one.running.origin.pool.leases == before
 
 
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+async def test_a_transaction_is_over_while_it_waits_for_a_server(
+    postgres: LocalPostgres, protocol: str
+) -> None:
+    """Its BEGIN was answered ahead of time, and its first statement finds every server taken for longer than
+    there is time: 25P04 in its place, and the server is never asked for more.
+    """
+    async with limited(postgres, {"transaction": SPAN}) as one, await one.running.log_in() as holder:
+        pool = one.running.origin.pool
+        await one.peer.rows("begin")
+        await trio.sleep(LIMIT * 0.7)
+        await holder.rows("begin")
+        await holder.rows("select 1")
+        leases = pool.leases
+        statement = f"insert into {SINK} values ('never')"
+        if protocol == "simple":
+            await one.peer.send(requests.query(statement))
+        else:
+            await one.peer.send(extended(statement) + extended("select 1") + SYNC)
+        await one.running.until(lambda: len(pool.waiting) == 1)
+        assert await told(one.peer) == refused("25P04", "E")
+        assert not pool.waiting
+        assert await ask(holder, "rollback") == ENDED
+        await fails_until_ended(one.peer)
+        assert pool.leases == leases
+
+
 def dawdle(postgres: LocalPostgres) -> None:
     """What is written to the sink takes three limits to commit from now on."""
     postgres.run_sql(

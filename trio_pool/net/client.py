@@ -20,11 +20,11 @@ import trio
 
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net import overrun
-from trio_pool.net.connection import Connection
 from trio_pool.net.handover import NOT_HANDED_OVER
 from trio_pool.net.inbox import Inbox
-from trio_pool.net.limits import CALM, Limit, Limits, Situation
+from trio_pool.net.limits import Limit, Limits
 from trio_pool.net.poller import READABLE
+from trio_pool.net.timed import Timed
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
 from trio_pool.protocol.facts import Ask
@@ -45,38 +45,23 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 IDLE = ClientState.IDLE
 
+MOST_SHOWN = 500
+"""Bytes of a statement that are shown to say what a client does."""
 LINGER = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
 
-class Client(Connection):
+class Client(Timed):
     """One logged-in client."""
 
     __slots__ = (
-        "_answered",
         "_ended",
-        "_excused",
         "_inbox",
-        "_noticed",
         "_parting",
-        "_sleeping_until",
-        "active_at",
-        "asked_at",
-        "began_at",
-        "heard_at",
-        "leased_at",
-        "limits",
-        "origin",
         "peer",
         "process_id",
-        "requested_at",
-        "rested_at",
         "secret",
-        "server",
-        "session",
-        "timeouts",
         "user",
-        "verdict",
     )
 
     def __init__(
@@ -91,36 +76,15 @@ class Client(Connection):
         user: str,
         peer: str,
     ) -> None:
-        super().__init__(poller, transport)
-        self.origin = origin
-        self.session = session
-        self.timeouts = timeouts
-        self.limits = Limits.of(timeouts, session.settings)
+        super().__init__(poller, transport, origin, session, timeouts)
         self.process_id, self.secret = key
         self.user = user
         self.peer = peer
         """Where it comes from, for logs."""
-        self.server: Server | None = None
-        now = trio.current_time()
-        self.active_at = self.requested_at = self.leased_at = now
-        """When its last lease ended, it last wanted one, and it got one."""
-        self.heard_at = self.rested_at = now
-        """When bytes came from it, and when PostgreSQL last waited for it in a transaction."""
-        self.began_at = self.asked_at = now
-        """When its transaction began, and what PostgreSQL is running."""
-        self._answered = 0
-        """How many groups the server had answered at `asked_at`."""
-        self._excused = -1
-        """The number of the group that may take as long as it likes: it is a COMMIT."""
-        self._noticed = -math.inf
-        """`requested_at` of the wait of which it was told last."""
-        self._sleeping_until = math.inf
         self._ended: Reason | None = None
         self._inbox = Inbox()
         self._parting = b""
         """A FATAL error that is sent before the end."""
-        self.verdict = b""
-        """The error that it gets for what is being cancelled."""
 
     def __repr__(self) -> str:
         return f"<Client {self.process_id} of {self.origin.pool.key} {self.session.state.value}>"
@@ -143,6 +107,7 @@ class Client(Connection):
                 self.began_at = self.heard_at
         elif not server.session.groups:
             self.asked_at = self.heard_at
+            self.answered = server.session.answered
             if server.session.status == Status.IDLE:
                 self.began_at = self.heard_at
         out = session.receive(data)
@@ -154,9 +119,9 @@ class Client(Connection):
         elif session.state is ClientState.WAITING and not session.replies:
             self._want_server()
             return
-        self._after_input()
+        self.input_moved()
 
-    def _after_input(self) -> None:
+    def input_moved(self) -> None:
         """The session machine has moved: do what it wants."""
         session = self.session
         if session.replies:
@@ -172,7 +137,7 @@ class Client(Connection):
             if server is None or not server.session.groups:
                 self.finish(Reason.CLIENT_TERMINATED)
         elif session.state is ClientState.BEGUN:
-            self._awake_by(self.heard_at + self.limits.soonest)
+            self.awake_by(self.heard_at + self.limits.soonest)
         elif session.server is not None and server is not None and server.session.free:
             server.offer()
         elif len(session.input) > MAX_WAITING_INPUT:
@@ -199,14 +164,14 @@ class Client(Connection):
         try:
             server = pool.acquire(self)
         except PoolFull:
-            self._gets_no_lease()
+            self.gets_no_lease()
             return
         if server is not None:
             self.granted(server)
             return
         if pool.pinned:
             self.origin.reclaim()
-        self._awake_by(self.requested_at + min(self.timeouts.lease_wait, self.timeouts.wait_notice))
+        self.awake_by(self.requested_at + min(self.timeouts.lease_wait, self.timeouts.wait_notice))
 
     def granted(self, server: Server) -> None:
         """A lease begins. Hot path."""
@@ -215,9 +180,10 @@ class Client(Connection):
         if self.server is None:
             self.leased_at = now
         self.asked_at = now
+        self.answered = server.session.answered
         self.began_at = now if session.begun is None else self.began_at + now - self.requested_at
         if now + self.limits.soonest < self._sleeping_until:
-            self._awake_by(now + self.limits.soonest)
+            self.awake_by(now + self.limits.soonest)
         self.server = server
         server.client = self
         if self.origin.strict:
@@ -228,7 +194,7 @@ class Client(Connection):
         if not self.mask & READABLE:
             self.resume()
         if session.replies or session.fault is not None or session.state is ClientState.ENDING:
-            self._after_input()
+            self.input_moved()
 
     def returns(self, server: Server) -> bool:
         """The server is at rest. Hot path."""
@@ -250,30 +216,11 @@ class Client(Connection):
             self.resume()  # it was paused for the server that it leaves
         return True
 
-    def rested(self, server: Server) -> None:
-        """Hot path."""
-        self.rested_at = self.poller.now
-        if self.session.state is ClientState.ENDING:
-            self.finish(Reason.CLIENT_TERMINATED)
-        elif self.session.held:
-            self.mailbox.wake()
-
-    def progressed(self, server: Server) -> None:
-        """Hot path of long answers."""
-        machine = server.session
-        if machine.answered != self._answered:
-            self.asked_at = self.poller.now
-            if machine.rested > self._answered:
-                self.began_at = self.asked_at
-            self._answered = machine.answered
-            if self.session.held:
-                self.mailbox.wake()
-
     def after_lease(self) -> None:
         """Hot path."""
         session = self.session
         if session.state is not ClientState.IDLE or session.replies or session.fault is not None:
-            self._after_input()
+            self.input_moved()
 
     def refuse_lease(
         self, sqlstate: str, message: str, detail: str | None = None, hint: str | None = None
@@ -282,9 +229,9 @@ class Client(Connection):
         self.origin.pool.forget(self)
         self.session.refuse(messages.error(sqlstate, message, detail=detail, hint=hint))
         self.resume()
-        self._after_input()
+        self.input_moved()
 
-    def _gets_no_lease(self) -> None:
+    def gets_no_lease(self) -> None:
         refusal = self.origin.refusal(self.user)
         self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
 
@@ -294,13 +241,13 @@ class Client(Connection):
         if self.ending:
             self.finish(Reason.CLIENT_TERMINATED)
         elif self.session.server is None:
-            self._after_input()  # its transaction was rolled back before
+            self.input_moved()  # its transaction was rolled back before
         elif not in_step or (server.session.body_left and not server.session.drop_body):
             self.finish(Reason.SERVER_LOST_MID_MESSAGE)  # an error would be read as the rest of the message
         else:
             self.session.lose(self.verdict or self._loss(fault))
             self.resume()
-            self._after_input()
+            self.input_moved()
 
     def _loss(self, fault: ServerFault) -> bytes:
         """The error for a lost server. PostgreSQL itself ends a connection whose client has set a time limit
@@ -328,7 +275,7 @@ class Client(Connection):
             )
         self.session.lose(messages.error(error.sqlstate, error.summary, detail=detail))
         self.resume()
-        self._after_input()
+        self.input_moved()
 
     def names_asked(self) -> Iterable[str]:
         return self.session.names_asked()
@@ -337,7 +284,7 @@ class Client(Connection):
         self.session.found(inspection, server.session)
         if Ask.SETTINGS in inspection.asks:
             self.limits = Limits.of(self.timeouts, self.session.settings)
-            self._awake_by(self.poller.now + self.limits.soonest)
+            self.awake_by(self.poller.now + self.limits.soonest)
         if Ask.CHANNELS in inspection.asks:
             self._listens_to(frozenset(inspection.channels), server)
 
@@ -434,7 +381,7 @@ class Client(Connection):
             self.server.resume()
         elif not self.ending:
             self.resume()
-            self._after_input()
+            self.input_moved()
 
     def on_crash(self, error: Exception) -> None:
         log.error("internal error in a client connection", client=repr(self), exc_info=error)
@@ -487,16 +434,16 @@ class Client(Connection):
         """Sleep until there is something to do; close at the end."""
         try:
             self.attach()
-            self._after_input()
+            self.input_moved()
             while self._ended is None:
-                self._sleeping_until = self._deadline(trio.current_time())
+                self._sleeping_until = self.deadline(trio.current_time())
                 if self._sleeping_until == math.inf:
                     await self.mailbox.wait()
                 else:
                     with trio.move_on_at(self._sleeping_until):
                         await self.mailbox.wait()
                 if self._ended is None:
-                    await self._attend(self.poller.tick())
+                    await self.attend(self.poller.tick())
             if self._parting:
                 await self._part()
         finally:
@@ -521,121 +468,24 @@ class Client(Connection):
         """Why it ended."""
         return self._ended or Reason.INTERNAL_ERROR
 
-    # -- time ------------------------------------------------------------------------------------------------
-
-    def _awake_by(self, when: float) -> None:
-        """Wake the task unless it looks at the timestamps by then anyway.
-
-        So a busy client costs one wake-up per time limit, not one per request.
-        """
-        if when < self._sleeping_until:
-            self._sleeping_until = when
-            self.mailbox.wake()
-
-    def _deadline(self, now: float) -> float:
-        """The earliest moment at which a time limit can be over, judged from the timestamps."""
-        timeouts = self.timeouts
-        if self in self.origin.pool.waiting:
-            notice = self.requested_at + timeouts.wait_notice
-            waited = self._noticed == self.requested_at
-            return min(self.requested_at + timeouts.lease_wait, math.inf if waited else notice)
-        # Those that do not apply yet can be over this early.
-        due = [since for since in (self.requested_at + timeouts.lease_wait,) if since > now]
-        if self.server is not None or self.session.state is ClientState.BEGUN:
-            due.append(now + self.limits.soonest)
-        elif self.heard_at + self.limits.soonest > now:
-            due.append(self.heard_at + self.limits.soonest)
-        idle = self.active_at + timeouts.client_idle
-        due.append(idle if idle > now else now + timeouts.client_idle)
-        due.append(self.limits.earliest(self._situation())[0])
-        return min(due)
-
-    async def _attend(self, now: float) -> None:
-        """Do what is due."""
-        if self in self.origin.pool.waiting:
-            self._waits(now)
-            return
-        when, limit = self.limits.earliest(self._situation())
-        if limit is not None and now >= when:
-            await overrun.end(self, limit)
-        elif self._rests and now >= self.active_at + self.timeouts.client_idle:
-            self.fail(
-                ClientFault(
-                    "terminating connection due to client_idle timeout",
-                    SqlState.IDLE_SESSION_TIMEOUT,
-                    reason=Reason.CLIENT_IDLE_TIMEOUT,
-                )
-            )
-
-    def _waits(self, now: float) -> None:
-        if now >= self.requested_at + self.timeouts.lease_wait:
-            self._gets_no_lease()
-        elif now >= self.requested_at + self.timeouts.wait_notice and self._noticed != self.requested_at:
-            self._noticed = self.requested_at
-            waiting = len(self.origin.pool.waiting)
-            self.write(messages.notice("00000", f"waiting for a connection from the pool ({waiting} wait)"))
-
     @property
-    def _rests(self) -> bool:
-        """Whether it has no transaction and no request."""
-        if self.server is None:
-            return self.session.state is ClientState.IDLE
-        return self.session.server is not None and self.server.session.free and not self.session.unsent
+    def waits(self) -> bool:
+        return self in self.origin.pool.waiting
 
-    def _situation(self) -> Situation:
-        """What goes on since when, as far as there is a limit to it."""
-        session, server, machine = self.session, self.server, self.session.server
-        if session.state is ClientState.BEGUN:
-            return Situation(transaction=self.began_at, turn=self.heard_at)
-        if server is None or machine is None or machine.answered == self._excused:
-            return CALM
-        if machine.owes:
-            if server.paused_at is not None:
-                return Situation(transaction=self.began_at, turn=server.paused_at)
-            if machine.copy_in:
-                return Situation(self.asked_at, self.began_at, self.heard_at)
-            if session.unsent:
-                return Situation(transaction=self.began_at, turn=self.heard_at)
-            return Situation(self.asked_at, self.began_at)
-        if machine.status != Status.IDLE or machine.sends_group or session.unsent:
-            return Situation(transaction=self.began_at, turn=max(self.rested_at, self.heard_at))
-        return CALM
-
-    def excuse(self) -> None:
-        """What runs now may take as long as it likes."""
-        assert self.session.server is not None
-        self._excused = self.session.server.answered
-
-    def expire(self, error: bytes) -> None:
-        """Its transaction is rolled back, and it learns that with its next statement."""
-        server = self.server
-        if server is None:
-            self.session.expire(error)
-        else:
-            unsent = self.session.unsent
-            self.session.lose(error, later=True)
-            server.roll_back(unsent)
-        self.resume()
-        self._after_input()
-
-    def go_on(self) -> None:
-        """Requests that were held back are sent."""
-        out = self.session.go_on()
-        if out and self.server is not None:
-            self.asked_at = self.poller.now
-            self.server.write(out, self)
-        self._after_input()
+    async def overruns(self, limit: Limit) -> None:
+        await overrun.end(self, limit)
 
     @property
     def doing(self) -> str:
         """What it does, in a few words."""
-        if self in self.origin.pool.waiting:
+        if self.waits:
             return "waiting"
         machine = self.session.server
         if machine is None:
             return "idle in transaction" if self.session.state is ClientState.BEGUN else "idle"
         if machine.owes:
-            return " ".join(self.session.doing().decode(errors="replace").split()) or "running"
+            text = self.session.doing()[:MOST_SHOWN].decode(errors="replace")
+            return " ".join(text.split()) or "running"
         return "idle" if machine.status == Status.IDLE else "idle in transaction"
 
     async def _part(self) -> None:

@@ -1,0 +1,237 @@
+"""The time of a client: when what happened to it, and what is due.
+
+The data plane only stores timestamps. The client's task sleeps until the earliest moment at which a time
+limit can be over, then looks at them, and acts or sleeps on: one wake-up per limit and busy client, none per
+query.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_pool.errors import ClientFault, Reason, SqlState
+from trio_pool.net.connection import Connection
+from trio_pool.net.limits import CALM, Limit, Limits, Situation
+from trio_pool.protocol.client import ClientState
+from trio_pool.wire import messages
+from trio_pool.wire.tags import Status
+
+if TYPE_CHECKING:
+    from trio_pool.config.timeouts import Timeouts
+    from trio_pool.net.origin import OriginPool
+    from trio_pool.net.poller import Poller
+    from trio_pool.net.server import Server
+    from trio_pool.net.transport import Transport
+    from trio_pool.protocol.client import ClientSession
+    from trio_pool.protocol.server import ServerSession
+
+
+class Timed(Connection):
+    """The part of a client that knows about time. All timestamps are seconds on Trio's clock."""
+
+    __slots__ = (
+        "_excused",
+        "_noticed",
+        "_sleeping_until",
+        "active_at",
+        "answered",
+        "asked_at",
+        "began_at",
+        "heard_at",
+        "leased_at",
+        "limits",
+        "origin",
+        "requested_at",
+        "rested_at",
+        "server",
+        "session",
+        "timeouts",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        transport: Transport,
+        origin: OriginPool,
+        session: ClientSession,
+        timeouts: Timeouts,
+    ) -> None:
+        super().__init__(poller, transport)
+        self.origin = origin
+        self.session = session
+        self.server: Server | None = None
+        self.timeouts = timeouts
+        self.limits = Limits.of(timeouts, session.settings)
+        now = trio.current_time()
+        self.active_at = self.requested_at = self.leased_at = now
+        """When its last lease ended, it last wanted one, and it got one."""
+        self.heard_at = self.rested_at = now
+        """When bytes came from it, and when PostgreSQL last waited for it in a transaction."""
+        self.began_at = self.asked_at = now
+        """When its transaction began, and what PostgreSQL is running."""
+        self.answered = 0
+        """How many groups the server had answered at `asked_at`."""
+        self._excused: tuple[ServerSession, int] | None = None
+        """A group that may take as long as it likes: it is a COMMIT."""
+        self._noticed = -math.inf
+        """`requested_at` of the wait of which it was told last."""
+        self._sleeping_until = math.inf
+        self.verdict = b""
+        """The error that it gets for what is being cancelled."""
+
+    # -- for subclasses --------------------------------------------------------------------------------------
+
+    def input_moved(self) -> None:
+        """The session machine has moved: do what it wants."""
+        raise NotImplementedError
+
+    def finish(self, reason: Reason) -> None:
+        """The client ends."""
+        raise NotImplementedError
+
+    def fail(self, fault: ClientFault) -> None:
+        """Tell the client why, then end it."""
+        raise NotImplementedError
+
+    def gets_no_lease(self) -> None:
+        """`lease_wait` is over."""
+        raise NotImplementedError
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in its pool's queue."""
+        raise NotImplementedError
+
+    async def overruns(self, limit: Limit) -> None:
+        """It has no more time."""
+        raise NotImplementedError
+
+    # -- data plane ------------------------------------------------------------------------------------------
+
+    def rested(self, server: Server) -> None:
+        """The server waits for the client, in a transaction. Hot path."""
+        self.rested_at = self.poller.now
+        if self.session.state is ClientState.ENDING:
+            self.finish(Reason.CLIENT_TERMINATED)
+        elif self.session.held:
+            self.mailbox.wake()
+
+    def progressed(self, server: Server) -> None:
+        """The server has answered something, but not everything. Hot path of long answers."""
+        machine = server.session
+        if machine.answered != self.answered:
+            self.asked_at = self.poller.now
+            if machine.rested > self.answered:
+                self.began_at = self.asked_at
+            self.answered = machine.answered
+            if self.session.held:
+                self.mailbox.wake()
+
+    # -- deadlines -------------------------------------------------------------------------------------------
+
+    def awake_by(self, when: float) -> None:
+        """Wake the task unless it looks at the timestamps by then anyway.
+
+        So a busy client costs one wake-up per time limit, not one per request.
+        """
+        if when < self._sleeping_until:
+            self._sleeping_until = when
+            self.mailbox.wake()
+
+    def deadline(self, now: float) -> float:
+        """The earliest moment at which a time limit can be over, judged from the timestamps."""
+        timeouts = self.timeouts
+        if self.waits:
+            notice = self.requested_at + timeouts.wait_notice
+            waited = self._noticed == self.requested_at
+            return min(self.requested_at + timeouts.lease_wait, math.inf if waited else notice)
+        # Those that do not apply yet can be over this early.
+        due = [since for since in (self.requested_at + timeouts.lease_wait,) if since > now]
+        if self.server is not None or self.session.state is ClientState.BEGUN:
+            due.append(now + self.limits.soonest)
+        elif self.heard_at + self.limits.soonest > now:
+            due.append(self.heard_at + self.limits.soonest)
+        idle = self.active_at + timeouts.client_idle
+        due.append(idle if idle > now else now + timeouts.client_idle)
+        due.append(self.limits.earliest(self._situation())[0])
+        return min(due)
+
+    async def attend(self, now: float) -> None:
+        """Do what is due."""
+        if self.waits:
+            self._waits(now)
+            return
+        when, limit = self.limits.earliest(self._situation())
+        if limit is not None and now >= when:
+            await self.overruns(limit)
+        elif self._rests and now >= self.active_at + self.timeouts.client_idle:
+            self.fail(
+                ClientFault(
+                    "terminating connection due to client_idle timeout",
+                    SqlState.IDLE_SESSION_TIMEOUT,
+                    reason=Reason.CLIENT_IDLE_TIMEOUT,
+                )
+            )
+
+    def _waits(self, now: float) -> None:
+        if now >= self.requested_at + self.timeouts.lease_wait:
+            self.gets_no_lease()
+        elif now >= self.requested_at + self.timeouts.wait_notice and self._noticed != self.requested_at:
+            self._noticed = self.requested_at
+            waiting = len(self.origin.pool.waiting)
+            self.write(messages.notice("00000", f"waiting for a connection from the pool ({waiting} wait)"))
+
+    @property
+    def _rests(self) -> bool:
+        """Whether it has no transaction and no request."""
+        if self.server is None:
+            return self.session.state is ClientState.IDLE
+        return self.session.server is not None and self.server.session.free and not self.session.unsent
+
+    def _situation(self) -> Situation:
+        """What goes on since when, as far as there is a limit to it."""
+        session, server, machine = self.session, self.server, self.session.server
+        if session.state is ClientState.BEGUN:
+            return Situation(transaction=self.began_at, turn=self.heard_at)
+        if server is None or machine is None or self._excused == (machine, machine.answered):
+            return CALM
+        if machine.owes:
+            if server.paused_at is not None:
+                return Situation(transaction=self.began_at, turn=server.paused_at)
+            if machine.copy_in:
+                return Situation(self.asked_at, self.began_at, self.heard_at)
+            if session.unsent:
+                return Situation(transaction=self.began_at, turn=self.heard_at)
+            return Situation(self.asked_at, self.began_at)
+        if machine.status != Status.IDLE or machine.sends_group or session.unsent:
+            return Situation(transaction=self.began_at, turn=max(self.rested_at, self.heard_at))
+        return CALM
+
+    def excuse(self) -> None:
+        """What runs now may take as long as it likes."""
+        assert self.session.server is not None
+        self._excused = self.session.server, self.session.server.answered
+
+    def expire(self, error: bytes) -> None:
+        """Its transaction is rolled back, and it learns that with its next statement."""
+        server = self.server
+        if server is None:
+            self.session.expire(error)
+        else:
+            unsent = self.session.unsent
+            self.session.lose(error, later=True)
+            server.roll_back(unsent)
+        self.resume()
+        self.input_moved()
+
+    def go_on(self) -> None:
+        """Requests that were held back are sent."""
+        out = self.session.go_on()
+        if out and self.server is not None:
+            self.asked_at = self.poller.now
+            self.server.write(out, self)
+        self.input_moved()
