@@ -286,7 +286,7 @@ async def test_busy_transactions_until_the_time_is_over(postgres: LocalPostgres)
     """Wherever the limit falls between statements and their answers, each client is told 25P04, once, and the
     servers stay.
     """
-    clients, rounds = 4, 60
+    clients, rounds = 4, 150
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -299,7 +299,8 @@ async def test_busy_transactions_until_the_time_is_over(postgres: LocalPostgres)
                 while answer == selected("quick", status="T"):
                     answer = await ask(peer, f"select 'quick' from pg_sleep({chance.random() * 0.01})")
                 assert answer[-2:] == refused("25P04", "E")
-                assert await ask(peer, "select 'refused'") == FAILED
+                if chance.random() < 0.5:
+                    assert await ask(peer, "select 'refused'") == FAILED
                 assert await ask(peer, "rollback") == done("ROLLBACK")
 
     sizes = {"pool_size": clients, "min_pool_size": clients}

@@ -305,21 +305,6 @@ def _pipelines() -> list[Conversation]:
             leases=1,
         ),
         Conversation.of(
-            "the portal of BEGIN again",
-            synced(prepared("begin", portal="p")),
-            synced(requests.execute("p")),
-            "rollback",
-        ),
-        Conversation.of(
-            "the unnamed portal of BEGIN again", synced(begin), synced(requests.execute()), "rollback"
-        ),
-        Conversation.of(
-            "the unnamed portal of BEGIN described again",
-            synced(begin),
-            synced(requests.describe_portal()),
-            "rollback",
-        ),
-        Conversation.of(
             "the unnamed statement of BEGIN again",
             synced(begin),
             synced(requests.bind(""), requests.execute()),
@@ -344,12 +329,6 @@ def _pipelines() -> list[Conversation]:
             synced(requests.parse("", "select 7")),
             "begin",
             synced(requests.bind(""), requests.execute()),
-            "rollback",
-        ),
-        Conversation.of(
-            "the portal of BEGIN described again",
-            synced(prepared("begin", portal="p")),
-            synced(requests.describe_portal("p")),
             "rollback",
         ),
         Conversation.of(

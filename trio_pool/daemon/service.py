@@ -175,6 +175,7 @@ class Service:
         with ExitStack() as stack:
             listeners = [_listen(stack, address) for address in self.config.listen.addresses]
             self.addresses = tuple(map(spell, listeners))
+            self.poller.resting = len(listeners) + 1  # and Trio's own
             async with trio.open_nursery() as data_plane:
                 # Shielded: when all of this is cancelled at once, connections still leave an open poller,
                 # and what they ran is cancelled.

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 IDLE = ClientState.IDLE
+_DOING = {ClientState.BEGUN: "idle in transaction", ClientState.FAILED: "idle in transaction (aborted)"}
 
 MOST_SHOWN = 500
 """Bytes of a statement that are shown to say what a client does."""
@@ -101,14 +102,15 @@ class Client(Timed):
             return
         session = self.session
         server = self.server
+        machine = session.server
         self.heard_at = self.poller.now
-        if server is None:
+        if machine is None:
             if session.state is IDLE:
                 self.began_at = self.heard_at
-        elif not server.session.groups:
+        elif not machine.groups:
             self.asked_at = self.heard_at
-            self.answered = server.session.answered
-            if server.session.status == Status.IDLE:
+            self.answered = machine.answered
+            if machine.status == Status.IDLE:
                 self.began_at = self.heard_at
         out = session.receive(data)
         if server is not None:
@@ -210,7 +212,7 @@ class Client(Timed):
         else:
             session.reported = server.session.told
         self.active_at = self.poller.now
-        if self._inbox:
+        if self._inbox and self._between_transactions:
             self._tell()
         if not self.mask & READABLE:
             self.resume()  # it was paused for the server that it leaves
@@ -328,7 +330,10 @@ class Client(Timed):
 
     @property
     def _between_transactions(self) -> bool:
-        return self.server is None and self.session.state in (ClientState.IDLE, ClientState.WAITING)
+        session = self.session
+        if self.server is not None or session.begun is not None:
+            return False
+        return session.state is ClientState.IDLE or session.state is ClientState.WAITING
 
     def _tell(self) -> None:
         """Between transactions: what was held back for the client can be told, if it reads."""
@@ -482,7 +487,7 @@ class Client(Timed):
             return "waiting"
         machine = self.session.server
         if machine is None:
-            return "idle in transaction" if self.session.state is ClientState.BEGUN else "idle"
+            return _DOING.get(self.session.state, "idle")
         if machine.owes:
             text = self.session.doing()[:MOST_SHOWN].decode(errors="replace")
             return " ".join(text.split()) or "running"

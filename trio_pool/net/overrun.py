@@ -85,6 +85,7 @@ async def _interrupt(client: Client, server: Server, limit: Limit, error: bytes)
 
     client.session.hold()
     client.verdict = machine.verdict = error
+    machine.judged = False
     server.interrupted = True
     ending_upload = client.session.end_upload()
     if ending_upload:
@@ -93,15 +94,16 @@ async def _interrupt(client: Client, server: Server, limit: Limit, error: bytes)
     try:
         with trio.move_on_after(client.timeouts.cancel, shield=True):
             while not over():
-                if machine.verdict:  # else the cancel has had its effect
+                if not machine.judged:
                     await server.cancel()
                 if not over():
                     with trio.move_on_after(CANCEL_AGAIN):
                         await client.mailbox.wait()
     finally:
         client.poller.tick()
-        told = not machine.verdict
-        machine.verdict = b""
+        told = machine.judged
+        if not machine.owes:  # else what was sent already may yet be hit
+            machine.verdict = b""
         server.interrupted = False
         if not over():
             server.give_up()

@@ -6,6 +6,10 @@ a selector of ours, whose own descriptor is the one thing that a Trio task waits
 all ready sockets in batches and calls each one's handler, which never waits; after `BURST` batches it goes
 back through Trio, so that timers and tasks get their turn however busy the sockets are.
 
+Going back through Trio costs more than handling a message, so when no socket is ready and Trio has nothing to
+do either, the poller *lingers*: it waits for the selector itself, for `LINGER` at most. That holds up nobody
+but a client that is connecting at this moment, and only by so much.
+
 Handlers of the same batch may close each other's connections: a descriptor is unregistered at once but closed
 only by its task, which cannot run before the burst is over, so a number in the batch never means another
 socket than the one that was ready.
@@ -13,6 +17,7 @@ socket than the one that was ready.
 
 from __future__ import annotations
 
+import math
 import select
 import selectors
 from collections.abc import Callable
@@ -27,6 +32,8 @@ GONE = 8 | 16 | 8192
 HANGUP = 8192
 BURST = 32
 BATCH = 256
+LINGER = 0.001
+"""Seconds. epoll knows nothing shorter."""
 
 Handler = Callable[[int], None]
 
@@ -101,6 +108,10 @@ class Poller:
         self._readiness = readiness or default_readiness()
         self._handlers: dict[int, Handler] = {}
         self.now = 0.0
+        self.resting = 0
+        """How many of Trio's tasks wait for something to read while nobody connects or is connected to: more
+        are a reason not to linger. 0: never linger.
+        """
 
     def register(self, fd: int, handler: Handler, mask: int = READABLE) -> None:
         """Call `handler(events)` whenever the descriptor is ready for what `mask` says."""
@@ -123,6 +134,18 @@ class Poller:
     def __len__(self) -> int:
         return len(self._handlers)
 
+    def _may_linger(self) -> bool:
+        """Whether nothing of Trio's is at hand."""
+        if not self.resting:
+            return False
+        trios = trio.lowlevel.current_statistics()
+        return (
+            not trios.tasks_runnable
+            and not trios.run_sync_soon_queue_size
+            and trios.seconds_to_next_deadline > 2 * LINGER
+            and getattr(trios.io_statistics, "tasks_waiting_read", math.inf) <= self.resting
+        )
+
     async def run(self) -> None:
         """Handle sockets for ever.
 
@@ -138,7 +161,12 @@ class Poller:
                 for _ in range(BURST):
                     ready = poll(0, BATCH)
                     if not ready:
-                        break
+                        if not self._may_linger():
+                            break
+                        ready = poll(LINGER, BATCH)
+                        if not ready:
+                            break
+                        self.tick()
                     for ready_fd, events in ready:
                         handler = handlers.get(ready_fd)
                         if handler is not None:

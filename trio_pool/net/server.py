@@ -50,6 +50,7 @@ class Server(Connection):
     __slots__ = (
         "_abandoned",
         "_cancel_again",
+        "_cancelled_at",
         "_ended",
         "_handover",
         "_settling",
@@ -95,6 +96,8 @@ class Server(Connection):
         self._sleeping_until = math.inf
         self._wants_cancel = False
         self._cancel_again = math.inf
+        self._cancelled_at = -1
+        """How many groups had been answered when what a client left running was cancelled last."""
         self._abandoned = False
         """Whether it was closed while it may have been running what a client left."""
         self._handover: Handover | None = None
@@ -398,6 +401,9 @@ class Server(Connection):
         if self.session.failure is not None:
             self._lose_at_end()
         elif self.state is ServerState.CLEANING:
+            if self.session.answered != self._cancelled_at and not self.cancels and self.cancellable:
+                self._wants_cancel = True  # the next of a pipeline is running now
+                self.mailbox.wake()
             self._clean()
 
     def _start_cleaning(self) -> None:
@@ -564,6 +570,7 @@ class Server(Connection):
         """Cancel what a client left running; again until it has ended, because a request that arrives before
         the statement does has no effect, and one in a pipeline ends one of many.
         """
+        self._cancelled_at = self.session.answered
         if self.cancellable:
             await self.cancel()
         self._cancel_again = trio.current_time() + CANCEL_AGAIN if self.cancellable else math.inf

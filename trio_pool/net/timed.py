@@ -219,7 +219,7 @@ class Timed(Connection):
     def expire(self, error: bytes) -> None:
         """Its transaction is rolled back, and it learns that with its next statement."""
         server = self.server
-        if server is None:
+        if server is None or self.session.server is None:
             self.session.expire(error)
         else:
             unsent = self.session.unsent

@@ -135,6 +135,8 @@ class ClientSession(ServerlessSession):
         server.meaning_known = True
         if self._sent:
             self._sent.clear()
+        if server.verdict:
+            server.verdict = b""
         self.state = ClientState.LINKED
         ahead = b""
         if self.settings is not server.settings or self.reported is not server.reported or self.channels:
@@ -192,7 +194,7 @@ class ClientSession(ServerlessSession):
         if not server.copy_in:
             return rest
         server.copy_ended()
-        return rest + messages.copy_fail("time limit of trio-pool")
+        return rest + messages.copy_fail("trio-pool does not wait for the rest")
 
     def expire(self, error: bytes) -> None:
         """The client's time is over in a transaction of which no server knows: its next statement gets this

@@ -101,6 +101,7 @@ class ServerSession(BackendSession):
         "clean_tags",
         "drop_body",
         "held_end",
+        "judged",
         "on_plans_changed",
         "quiet_failed",
         "rested",
@@ -133,7 +134,9 @@ class ServerSession(BackendSession):
         self.rested = 0
         """The number of the last group at whose end no transaction was open."""
         self.verdict = b""
-        """The error that the client gets for the one that a cancel request of ours causes."""
+        """The error that the client gets for those that cancel requests of ours cause."""
+        self.judged = False
+        """Whether it has got it."""
         self._replacement = b""
         """What the client gets in place of the message that was just swallowed."""
 
@@ -347,7 +350,8 @@ class ServerSession(BackendSession):
         if renamed is not body:
             self._replacement = messages.message(Backend.ERROR_RESPONSE, renamed)
         if self.verdict and (b"\0C57014\0" in body or b"\0C08P01\0" in body):
-            self._replacement, self.verdict = self.verdict, b""
+            self._replacement = self.verdict
+            self.judged = True
         if id(group) in PLAIN:
             return not self._replacement
         self.quiet_failed = group.quiet
