@@ -82,7 +82,7 @@ async def test_conversations_are_those_of_a_direct_connection(
         assert server_pids(running) == before
     if deferred:
         promised = {one.name: one.leases for one in CONVERSATIONS[kind] if one.leases is not None}
-        assert {name: counted[name] for name in promised} == promised
+        assert {name: counted[name] for name in promised if counted[name] > promised[name]} == {}
     else:
         assert min(counted.values()) >= 1
 

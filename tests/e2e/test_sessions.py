@@ -108,6 +108,8 @@ def prepared(postgres: LocalPostgres) -> LocalPostgres:
 def pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
     extra = configuration(prepared, POOL_SIZE, LEASE_WAIT)
     with Pooler(prepared, tls=False, auth="trust", extra=extra, module=AUDITED) as running:
+        with RawClient.log_in((running.host, running.port)) as client:
+            client.run("select lastval()")  # the first of all tells the pool that somebody asks for it
         yield running
 
 
@@ -115,6 +117,8 @@ def pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
 def strict_pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
     extra = configuration(prepared, POOL_SIZE, LEASE_WAIT) | STRICT
     with Pooler(prepared, tls=False, auth="trust", extra=extra, module=AUDITED) as running:
+        with RawClient.log_in((running.host, running.port)) as client:
+            client.run("select lastval()")  # the first of all tells the pool that somebody asks for it
         yield running
 
 

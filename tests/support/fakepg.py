@@ -210,6 +210,8 @@ class FakePostgres:
         return command.has_rows
 
     def _bind(self, body: bytes) -> None:
+        if body.count(b"\0") < 2:
+            raise Failure("08P01")
         portal, statement, rest = body.split(b"\0", 2)
         command = self._named(statement.decode())
         at = 2 + 2 * int.from_bytes(rest[:2], "big")

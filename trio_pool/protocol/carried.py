@@ -432,7 +432,8 @@ class CarriedSession:
         if name is not None:
             self._remember(name, None)
         elif self.statements is not None:
-            self.statements.clear()
+            for gone in [*self.statements]:
+                self._remember(gone, None)
             if self._changes is not None:
                 self._changes.rebase(None)
 

@@ -25,6 +25,7 @@ from trio_pool.protocol.serverless import (
     BIND,
     CLOSE,
     FLUSH,
+    LONGEST_OPENING,
     PARSE,
     QUERY,
     STREAMED,
@@ -122,6 +123,8 @@ class ClientSession(ServerlessSession):
             return self._translate(data, self.server)
         self.input = data
         state = self.state
+        if state is ClientState.IDLE and len(data) <= LONGEST_OPENING and self._opens_as_before(data):
+            return b""
         if (state is ClientState.IDLE or state is ClientState.BEGUN) and self._plainly_wants_server(data):
             self.state = ClientState.WAITING
         elif not self._quiet and state is not ClientState.WAITING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from trio_pool.errors import ClientFault
 from trio_pool.protocol.carried import CarriedSession
+from trio_pool.protocol.facts import NOTHING
 from trio_pool.protocol.failed import FailedTransaction
-from trio_pool.protocol.statements import Statement
+from trio_pool.protocol.statements import Opening, Statement
 from trio_pool.protocol.transactions import Answered, Control, Verb, answer_group, control
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, header
@@ -30,6 +31,10 @@ STREAMED = 1 << 16
 
 The size of one read from a socket, so that what fits a read is never split.
 """
+
+MOST_OPENINGS = 64
+LONGEST_OPENING = 256
+"""How many ways to begin a transaction are remembered, and how many bytes long they may be."""
 
 QUERY = Frontend.QUERY
 BIND = Frontend.BIND
@@ -68,7 +73,7 @@ class ServerlessSession(CarriedSession):
     __slots__ = (
         "_dropping",
         "_failed",
-        "_names_control",
+        "_openings",
         "_skipping",
         "begun",
         "body_left",
@@ -106,8 +111,8 @@ class ServerlessSession(CarriedSession):
         Not a state: the transaction may be idle or failed.
         """
         self._failed: FailedTransaction | None = None
-        self._names_control = False
-        """Whether some statement of the client's begins or ends transactions."""
+        self._openings: dict[bytes, Opening] = {}
+        """Groups that begin a transaction by a statement of the client's."""
 
     def refuse(self, error: bytes) -> None:
         """The wait has ended without a server: the request gets this ErrorResponse, in sequence."""
@@ -134,7 +139,36 @@ class ServerlessSession(CarriedSession):
             return False
         if data[0] == QUERY:
             return not self.defers_begin or control(data[5:length]) is None
-        return data[0] == BIND and not self._names_control
+        if data[0] != BIND:
+            return False
+        portal_end = data.find(b"\0", 5, length)
+        name_end = data.find(b"\0", portal_end + 1, length)
+        if portal_end < 0 or name_end <= portal_end + 1 or self.statements is None:
+            return False
+        statement = self.statements.get(data[portal_end + 1 : name_end])
+        return isinstance(statement, Statement) and not statement.controls
+
+    def _opens_as_before(self, data: bytes) -> bool:
+        """Whether a chunk begins a transaction, and is answered, as it was before. Hot path."""
+        opening = self.registry.openings.get(data) or self._openings.get(data)
+        if opening is None or self._skipping or self.body_left:
+            return False
+        self.begun = opening.begin
+        if opening.replaces_unnamed:
+            self.unnamed, self.unnamed_facts = opening.unnamed, NOTHING
+        self.replies += opening.replies
+        self.state = ClientState.BEGUN
+        self.input = b""
+        return True
+
+    def _remember_opening(self, tag: int, data: bytes, replies: bytes, found: Control) -> None:
+        """A chunk has begun a transaction, and did nothing else."""
+        if found.bold:
+            return  # it may be answered otherwise the next time
+        openings = self._openings if tag == BIND else self.registry.openings
+        if len(openings) < MOST_OPENINGS and len(data) <= LONGEST_OPENING:
+            begin = self.registry.begin(found.sql)
+            openings[data] = Opening(begin, replies, tag != BIND, self.unnamed)
 
     def _alone(self) -> None:
         """Eat from the front of `input` what needs no server; stop at what does, or at what is not whole."""
@@ -209,7 +243,10 @@ class ServerlessSession(CarriedSession):
                 return False
             self._controlled(found)
             self.unnamed = None  # a Query drops it
-            self.replies += messages.command_complete(found.tag) + self._ready()
+            replies = messages.command_complete(found.tag) + self._ready()
+            self.replies += replies
+            if found.verb is Verb.BEGIN and len(self.input) == end:
+                self._remember_opening(tag, self.input, replies, found)
             self._drop(end)
             return True
         if tag not in (PARSE, BIND):
@@ -217,22 +254,27 @@ class ServerlessSession(CarriedSession):
         answered = answer_group(self.input, self._accepts, self._text_of)
         if answered is None:
             return False
-        self._group_answered(answered)
+        self._group_answered(tag, answered)
         return True
 
-    def _group_answered(self, answered: Answered) -> None:
+    def _group_answered(self, tag: int, answered: Answered) -> None:
         if answered.parsed is not None:
             name, rest = answered.parsed
             self._parsed_alone(name, rest)
         if answered.control is not None:
             self._controlled(answered.control)
         self.replies += answered.replies
+        found = answered.control
+        if found is not None and found.verb is Verb.BEGIN and self.input[answered.size :] == messages.SYNC:
+            # Not if it depends on what else the client has prepared.
+            alone = answered.parsed is not None and answered.parsed[0] == answered.bound == b""
+            if alone or (tag == BIND and answered.bound):
+                self._remember_opening(tag, self.input, answered.replies + self._ready(), found)
         self._drop(answered.size)
 
     def _remember(self, name: bytes, statement: Preparable | None) -> None:
         super()._remember(name, statement)
-        if isinstance(statement, Statement) and not self._names_control:
-            self._names_control = control(statement.rest.partition(b"\0")[0]) is not None
+        self._openings.clear()
 
     def _accepts(self, found: Control) -> bool:
         """Whether a statement can be answered now, without a server, as a server would."""
@@ -289,7 +331,6 @@ class ServerlessSession(CarriedSession):
 
     def _parsed_alone(self, name: bytes, rest: bytes) -> None:
         """A Parse of what begins or ends a transaction was accepted without a server."""
-        self._names_control = True
         if name:
             self._remember(name, self.registry.get(rest, self.settings))
         else:

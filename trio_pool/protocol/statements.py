@@ -22,6 +22,7 @@ from trio_pool.protocol.facts import NOTHING, Facts, known_facts
 from trio_pool.protocol.pending import Pending
 from trio_pool.protocol.replies import Action, Edit, Group
 from trio_pool.protocol.settings import NONE, Settings, run_apart
+from trio_pool.protocol.transactions import control
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -42,9 +43,13 @@ class Statement:
     """The settings under which its text was read; None if they are not known."""
     facts: Facts = attrs.field(init=False)
     """What executing it may do to the session."""
+    controls: bool = attrs.field(init=False)
+    """Whether it begins or ends a transaction, and does nothing else."""
 
     def __attrs_post_init__(self) -> None:
-        self.facts = known_facts(self.rest.partition(b"\0")[0])
+        text = self.rest.partition(b"\0")[0]
+        self.facts = known_facts(text)
+        self.controls = control(text) is not None
 
 
 @attrs.frozen(eq=False)
@@ -70,6 +75,18 @@ class Begin:
     run: bytes
 
 
+@attrs.frozen(eq=False)
+class Opening:
+    """What a client may send to begin a transaction, and does so again and again: the BEGIN for the server,
+    the replies, and the unnamed statement that is left if it `replaces_unnamed`.
+    """
+
+    begin: Begin
+    replies: bytes
+    replaces_unnamed: bool
+    unnamed: bytes | None
+
+
 @attrs.define(eq=False)
 class StatementRegistry:
     """All named statements of a pool, alive as long as some client or server has them.
@@ -84,6 +101,8 @@ class StatementRegistry:
     _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
     _made: int = 0
     _begins: dict[str, Begin] = attrs.field(factory=dict)
+    openings: dict[bytes, Opening] = attrs.field(factory=dict)
+    """Texts and groups that begin a transaction, whoever sends them."""
 
     @property
     def nobody(self) -> bytes:

@@ -112,13 +112,14 @@ def _begin(transaction: TransactionStmt, tag: str) -> Control:
 class Answered:
     """Messages that were answered without a server: how many bytes, with what, and what they did.
 
-    `parsed` is the name and the rest of a Parse among them.
+    `parsed` is the name and the rest of a Parse among them, `bound` the name of the statement in a Bind.
     """
 
     size: int
     replies: bytes
     control: Control | None
     parsed: tuple[bytes, bytes] | None = None
+    bound: bytes | None = None
 
 
 def answer_group(
@@ -137,6 +138,7 @@ def answer_group(
     parsed: tuple[bytes, bytes] | None = None
     found: Control | None = None
     portal: bytes | None = None
+    name: bytes | None = None
     while at + 5 <= len(data):
         tag, length = header(data, at)
         end = at + 1 + length
@@ -146,12 +148,12 @@ def answer_group(
             return None
         body = data[at + 5 : end]
         if tag == Frontend.PARSE and not at:
-            name, _, rest = body.partition(b"\0")
+            made, _, rest = body.partition(b"\0")
             text, _, types = rest.partition(b"\0")
             found = _accepted(text, accepts)
-            if found is None or types != b"\0\0" or (name and text_of(name) is not None):
+            if found is None or types != b"\0\0" or (made and text_of(made) is not None):
                 return None
-            parsed = name, rest
+            parsed = made, rest
             replies.append(messages.PARSE_COMPLETE)
         elif tag == Frontend.BIND and portal is None:
             portal, _, rest = body.partition(b"\0")
@@ -174,7 +176,7 @@ def answer_group(
             if found is None or portal is None or body[:-4] != portal + b"\0":
                 return None
             replies.append(messages.command_complete(found.tag))
-            return Answered(end, b"".join(replies), found, parsed)
+            return Answered(end, b"".join(replies), found, parsed, name)
         else:
             return None
         at = end
