@@ -83,7 +83,8 @@ class Client(Timed):
         self.peer = peer
         """Where it comes from, for logs."""
         self._ended: Reason | None = None
-        self._inbox = Inbox()
+        self._inbox: Inbox | None = None
+        """What waits for it; None until something does, since most clients do not listen."""
         self._parting = b""
         """A FATAL error that is sent before the end."""
 
@@ -212,7 +213,7 @@ class Client(Timed):
         else:
             session.reported = server.session.told
         self.active_at = self.poller.now
-        if self._inbox and self._between_transactions:
+        if self._inbox is not None and self._between_transactions:
             self._tell()
         if not self.mask & READABLE:
             self.resume()  # it was paused for the server that it leaves
@@ -303,7 +304,8 @@ class Client(Timed):
             session.channels &= channels
             server.session.silenced = session.channels
             # What came behind the UNLISTEN has been held back, since the server is still leased.
-            self._inbox.withdraw(gone)
+            if self._inbox is not None:
+                self._inbox.withdraw(gone)
         if channels - session.channels:
             session.may_listen(server.session)
             server.hand_over(self, channels)
@@ -318,6 +320,8 @@ class Client(Timed):
 
     def notify(self, message: bytes) -> None:
         """The listening connection has a notification. A transaction has to end before the client gets it."""
+        if self._inbox is None:
+            self._inbox = Inbox()
         self._inbox.put(message)
         if self._between_transactions:
             self._tell()

@@ -165,7 +165,8 @@ class Pool(Generic[S, W]):
         self.waits += 1
         if self.shares is not None:
             self.shares.wait(client)
-        self._seek()
+        if len(self.leased) < self.size:
+            self._seek()
         return None
 
     def _queue_of(self, client: W) -> int:

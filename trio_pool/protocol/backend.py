@@ -20,7 +20,7 @@ import attrs
 from trio_pool.protocol import inspection, settings
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.inspection import Inspection
-from trio_pool.protocol.replies import BEGIN_REQUESTS, OPENING, QUERY, Action, Edit, Errand
+from trio_pool.protocol.replies import BEGIN_REQUESTS, BEGUN_QUERY, OPENING, QUERY, Action, Edit, Errand
 from trio_pool.protocol.reply_queue import ReplyQueue
 from trio_pool.protocol.statements import Begin, ServerStatements, SqlStatement, Statement
 from trio_pool.wire import messages
@@ -180,7 +180,11 @@ class BackendSession(ReplyQueue):
 
     def query(self) -> None:
         """A Query is sent. Hot path."""
-        if self.open_count or self.open_group is not None:
+        if self.open_group is OPENING and not self.open_count:
+            self.unnamed = self.open_group = None
+            self.sending += 1
+            self.groups.append(BEGUN_QUERY)
+        elif self.open_count or self.open_group is not None:
             if self.only_begun:
                 self.unnamed = None
             else:
