@@ -30,7 +30,7 @@ OLDEST = (3, 11)
 # Command: the extra it needs, and what is run with the environment's Python.
 COMMANDS = {
     "demo": ("embedded", ["-m", "trio_pool", "demo"]),
-    "test": ("test", ["-m", "pytest", "-n", "2"]),
+    "test": ("test", ["-m", "pytest", "-n", "4"]),
 }
 
 

@@ -160,9 +160,14 @@ class Stopping:
         """Tell it of the stop, now, and count what that costs."""
         server = client.server
         rolled_back = server is not None and server.session.status != Status.IDLE
+        departed = client.ending  # it said goodbye, and only its last statement was left
         if server is not None:
             self._left.append(server)
         client.fail(stopped())
+        self.losses.cancelled += cancelled
+        self.losses.rolled_back += rolled_back
+        if departed:
+            return
         log.warning(
             "client given up",
             client=client.peer,
@@ -173,8 +178,6 @@ class Stopping:
             rolled_back=rolled_back,
         )
         self.losses.given_up += 1
-        self.losses.cancelled += cancelled
-        self.losses.rolled_back += rolled_back
 
     async def _end_at_once(self) -> None:
         """Tell everybody without waiting for an answer of PostgreSQL. What runs is cancelled meanwhile."""
