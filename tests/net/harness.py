@@ -165,6 +165,16 @@ async def pooler(
             "timeouts": {"lease_wait": "10s", "server_connect": "10s", **(timeouts or {})},
         }
     )
+    async with served(config, limit) as running:
+        yield running
+
+
+@asynccontextmanager
+async def served(config: trio_pool.Config, limit: float) -> AsyncIterator[Running]:
+    """Serve a configuration, for so many seconds at most.
+
+    When the block ends, nothing of the pooler's own may have failed.
+    """
     with logged() as log, trio.fail_after(limit):
         try:
             async with trio.open_nursery() as nursery:

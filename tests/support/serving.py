@@ -7,10 +7,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 import trio_pool
-from tests.net.harness import LIMIT, Running, logged, origin_url
+from tests.net.harness import LIMIT, Running, origin_url, served
 from tests.net.peer import Peer
 from tests.support.target import DATABASE, PASSWORD, USER
 
@@ -45,18 +43,8 @@ async def serving(
             **tables,
         }
     )
-    with logged() as log, trio.fail_after(limit):
-        try:
-            async with trio.open_nursery() as nursery:
-                running = Running(await nursery.start(trio_pool.serve, config), log)
-                yield running
-                running.check()
-                nursery.cancel_scope.cancel()
-        except BaseException:
-            for entry in log.entries[-40:]:
-                print(entry)
-            raise
-    assert [entry for entry in log.entries if entry["level"] == "error"] == []
+    async with served(config, limit) as running:
+        yield running
 
 
 @asynccontextmanager

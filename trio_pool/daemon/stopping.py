@@ -19,7 +19,7 @@ import trio
 
 from trio_pool.errors import ClientFault, Reason, SqlState
 from trio_pool.net.client import LINGER
-from trio_pool.net.server import MAX_SPOILED
+from trio_pool.net.overrun import CANCEL_AGAIN
 from trio_pool.pooling.pool import ServerState
 from trio_pool.protocol.client import ClientState
 from trio_pool.wire import messages
@@ -39,10 +39,6 @@ log = structlog.get_logger()
 
 AT_ONCE = 1.0
 """Seconds that a hard stop gives PostgreSQL to end what runs."""
-CANCEL_AGAIN = 0.1
-"""Seconds between cancel requests for one statement: one that comes before the statement does has no effect,
-and one in a pipeline ends one of many.
-"""
 CANCELLED = messages.error(SqlState.QUERY_CANCELED, "canceling statement because trio-pool is stopping")
 """What clients get in place of PostgreSQL's words, which would be that they have asked for it."""
 MAX_DOING = 200
@@ -133,7 +129,7 @@ class Stopping:
         server = client.server
         cancelled = False
         with trio.move_on_after(client.timeouts.cancel / 2):
-            while _is_owed(client) and client.session.unsent <= MAX_SPOILED:
+            while _is_owed(client) and client.session.unsent <= messages.MAX_SPOILED:
                 cancelled = True
                 await self._cancel(client)
         if server is not None:

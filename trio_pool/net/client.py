@@ -270,12 +270,8 @@ class Client(Timed):
         error.
         """
         self.server = None
-        detail = error.detail
-        if not server.session.stranded:
-            detail = (
-                detail
-                or "The settings that this client has made could not be made on another server connection."
-            )
+        settings = "The settings that this client has made could not be made on another server connection."
+        detail = error.detail or (None if server.session.stranded else settings)
         self.session.lose(messages.error(error.sqlstate, error.summary, detail=detail))
         self.resume()
         self.input_moved()
@@ -362,10 +358,6 @@ class Client(Timed):
     @property
     def unsent(self) -> int:
         return self.session.unsent
-
-    @property
-    def mid_message(self) -> bool:
-        return self.session.unsent > 0
 
     def on_gone(self) -> None:
         """Reset, or closed while it was not read: nobody is there to answer."""

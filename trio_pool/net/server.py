@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 IDLE = Status.IDLE
 NOTHING = Ask.NOTHING
-MAX_SPOILED = 1 << 24
-"""How many bytes are invented at most to complete a message whose rest will not come."""
 
 
 class Server(Connection):
@@ -321,7 +319,7 @@ class Server(Connection):
         self.drop_handover()
         self.origin.pool.pin(self, (), self.poller.now)
         self.session.desert()
-        if unsent > MAX_SPOILED or self.session.failure is not None:
+        if unsent > messages.MAX_SPOILED or self.session.failure is not None:
             self._abandoned = self.cancellable
             self.lose(_not_clean("the client left in the middle of a message"))
             return
@@ -338,7 +336,7 @@ class Server(Connection):
         """The client's transaction has no more time, and nothing runs: end what is open. Then the lease ends,
         unless the client is pinned.
         """
-        if unsent > MAX_SPOILED:
+        if unsent > messages.MAX_SPOILED:
             self.lose(_not_clean("the client stopped in the middle of a message"))
             return
         if unsent:
@@ -538,12 +536,17 @@ class Server(Connection):
 
         Busy connections move them without telling, so it may be too early: then nothing is due yet.
         """
-        if self.state is ServerState.CLEANING or self._settling:
+        if self._is_brought_to_rest:
             return min(self.clean_by, self._cancel_again)
         timeouts = self.origin.database.timeouts
         due = min(self.expires, self.idle_since + timeouts.server_idle)
         now = trio.current_time()
         return due if due > now else now + min(timeouts.server_idle, timeouts.server_lifetime)
+
+    @property
+    def _is_brought_to_rest(self) -> bool:
+        """Whether it has until `clean_by` to be clean, or to have rolled back."""
+        return self.state is ServerState.CLEANING or self._settling
 
     async def _attend(self) -> None:
         """Do what is due, or has been asked for by a note."""
@@ -559,9 +562,7 @@ class Server(Connection):
         if self.state is ServerState.CLEANING and now >= self._cancel_again:
             await self._cancel_left_over()
             now = trio.current_time()
-        if (self.state is ServerState.CLEANING and now >= self.clean_by) or (
-            self._settling and now >= self.clean_by
-        ):
+        if self._is_brought_to_rest and now >= self.clean_by:
             self.give_up()
         elif self.state is ServerState.IDLE:
             self._retire_if_due(now)

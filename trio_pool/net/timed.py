@@ -147,10 +147,11 @@ class Timed(Connection):
         timeouts = self.timeouts
         if self.waits:
             notice = self.requested_at + timeouts.wait_notice
-            waited = self._noticed == self.requested_at
-            return min(self.requested_at + timeouts.lease_wait, math.inf if waited else notice)
+            told = self._noticed == self.requested_at
+            return min(self.requested_at + timeouts.lease_wait, math.inf if told else notice)
         # Those that do not apply yet can be over this early.
-        due = [since for since in (self.requested_at + timeouts.lease_wait,) if since > now]
+        lease = self.requested_at + timeouts.lease_wait
+        due = [lease] if lease > now else []
         if self.server is not None or self.session.state is ClientState.BEGUN:
             due.append(now + self.limits.soonest)
         elif self.heard_at + self.limits.soonest > now:

@@ -651,8 +651,6 @@ class BackendSession(ReplyQueue):
         """Sync alone would commit what the client has not asked to be committed; so a Bind that fails goes in
         front.
         """
-        if self.copy_in:
-            return messages.SYNC
         self.request()
         if self.deserted:
             self.sync()

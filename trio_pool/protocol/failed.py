@@ -24,7 +24,6 @@ ABORTED = messages.error(
     SqlState.FAILED_TRANSACTION,
     "current transaction is aborted, commands ignored until end of transaction block",
 )
-_NO_PARAMETERS = messages.message(ord("t"), b"\0\0")
 
 
 @attrs.define(eq=False)
@@ -84,7 +83,7 @@ class FailedTransaction:
                 described = text_of(name)
                 if described is None or not _is_exit(described):
                     return None
-                return _NO_PARAMETERS + messages.NO_DATA
+                return messages.NO_PARAMETERS + messages.NO_DATA
             case Frontend.EXECUTE:
                 executed = self._portals.get(body.partition(b"\0")[0])
                 if executed is None:

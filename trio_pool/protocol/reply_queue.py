@@ -103,9 +103,7 @@ class ReplyQueue:
 
     def query(self) -> None:
         """A Query is sent. Hot path."""
-        if self.only_begun and self.open_group is OPENING:
-            self._close_group(BEGUN_QUERY)
-        elif self.open_count or self.open_group is not None:
+        if self.open_count or self.open_group is not None:
             group = self.opened()
             if group.failed:
                 return  # it will be skipped

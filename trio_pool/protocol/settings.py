@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import attrs
 
 from trio_pool.wire import messages
-from trio_pool.wire.tags import Frontend, Target
+from trio_pool.wire.tags import Frontend
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, Iterable, Iterator, Mapping
@@ -198,8 +198,7 @@ def run_apart(sql: bytes, parameters: Iterable[str | None] = ()) -> list[bytes]:
     """The requests of a statement of ours in a transaction of the client's, whose unnamed portal stays."""
     binding = messages.message(Frontend.BIND, _PORTAL + messages.bind(b"", parameters)[5:])
     execution = messages.message(Frontend.EXECUTE, _PORTAL + b"\0\0\0\0\0")
-    closing = messages.message(Frontend.CLOSE, b"%c%b\0" % (Target.PORTAL, _PORTAL))
-    return [messages.parse(b"", sql + b"\0\0\0"), binding, execution, closing]
+    return [messages.parse(b"", sql + b"\0\0\0"), binding, execution, messages.close_portal(_PORTAL)]
 
 
 _PORTAL = b"trio-pool"

@@ -32,7 +32,6 @@ _MODES = {
     "transaction_read_only": ("READ WRITE", "READ ONLY"),
     "transaction_deferrable": ("NOT DEFERRABLE", "DEFERRABLE"),
 }
-_NO_PARAMETERS = messages.message(ord("t"), b"\0\0")
 
 
 class Verb(enum.Enum):
@@ -171,7 +170,7 @@ def answer_group(
         elif tag == Frontend.DESCRIBE:
             if parsed is None or body[1:-1] != parsed[0]:
                 return None
-            replies.append(_NO_PARAMETERS + messages.NO_DATA)
+            replies.append(messages.NO_PARAMETERS + messages.NO_DATA)
         elif tag == Frontend.EXECUTE:
             if found is None or portal is None or body[:-4] != portal + b"\0":
                 return None

@@ -167,6 +167,8 @@ def bind(statement: bytes, parameters: Iterable[str | None]) -> bytes:
     return message(Frontend.BIND, b"\0%b\0\0\0%b%b\0\0" % (statement, _int16.pack(len(values)), body))
 
 
+NO_PARAMETERS = message(Backend.PARAMETER_DESCRIPTION, b"\0\0")
+"""ParameterDescription of a statement without any."""
 NULL = b"\xff\xff\xff\xff"
 """The length of a value that is NULL, in Bind and DataRow."""
 
@@ -179,11 +181,15 @@ def close_statement(name: bytes) -> bytes:
 
 
 def close_portal(name: bytes) -> bytes:
-    return message(Frontend.CLOSE, b"P%b\0" % name)
+    return message(Frontend.CLOSE, b"%c%b\0" % (Target.PORTAL, name))
 
 
 def copy_fail(why: str) -> bytes:
     return message(Frontend.COPY_FAIL, text(why))
+
+
+MAX_SPOILED = 1 << 24
+"""How many bytes are invented at most to complete a message whose rest will not come."""
 
 
 def spoiled(size: int) -> bytes:
