@@ -21,9 +21,9 @@ from trio_pool.protocol.facts import (
     Prepared,
     PreparedAction,
     facts_of,
-    plain,
     read,
 )
+from trio_pool.protocol.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

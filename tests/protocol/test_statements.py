@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_pool.protocol.pending import Pending
+from trio_pool.protocol.prepared import ServerStatements
 from trio_pool.protocol.replies import Action, Edit, Group
 from trio_pool.protocol.settings import intern
-from trio_pool.protocol.statements import ServerStatements, Statement, StatementRegistry
+from trio_pool.protocol.statements import Statement, StatementRegistry
 
 
 def settle(edit: Edit, *, done: bool) -> None:

@@ -13,7 +13,7 @@ the machine answers the client without it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -42,13 +42,16 @@ if TYPE_CHECKING:
     from trio_pool.protocol.inspection import Inspection
     from trio_pool.wire.messages import ErrorFields
 
-log = structlog.get_logger()
-IDLE = ClientState.IDLE
-_DOING = {ClientState.BEGUN: "idle in transaction", ClientState.FAILED: "idle in transaction (aborted)"}
+log: Final = structlog.get_logger()
+IDLE: Final = ClientState.IDLE
+_DOING: Final = {
+    ClientState.BEGUN: "idle in transaction",
+    ClientState.FAILED: "idle in transaction (aborted)",
+}
 
-MOST_SHOWN = 500
+MOST_SHOWN: Final = 500
 """Bytes of a statement that are shown to say what a client does."""
-LINGER = 1.0
+LINGER: Final = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
 

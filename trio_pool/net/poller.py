@@ -21,18 +21,18 @@ import math
 import select
 import selectors
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
-READABLE = 1
-WRITABLE = 4
-GONE = 8 | 16 | 8192
+READABLE: Final = 1
+WRITABLE: Final = 4
+GONE: Final = 8 | 16 | 8192
 """EPOLLERR, EPOLLHUP, EPOLLRDHUP: reported whether asked for or not (the last one when asked for)."""
-HANGUP = 8192
-BURST = 32
-BATCH = 256
-LINGER = 0.001
+HANGUP: Final = 8192
+BURST: Final = 32
+BATCH: Final = 256
+LINGER: Final = 0.001
 """Seconds. epoll knows nothing shorter."""
 
 Handler = Callable[[int], None]

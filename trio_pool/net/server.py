@@ -11,7 +11,7 @@ goes back only through `_recycle`, and only when its machine says that it is fre
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.origin import OriginPool
 
-log = structlog.get_logger()
-IDLE = Status.IDLE
-NOTHING = Ask.NOTHING
+log: Final = structlog.get_logger()
+IDLE: Final = Status.IDLE
+NOTHING: Final = Ask.NOTHING
 
 
 class Server(Connection):

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import attrs
 
+from trio_pool.pooling.statistics import PoolStatistics
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from trio_pool.pooling.capacity import Capacity
     from trio_pool.pooling.shares import Shares
@@ -79,23 +81,8 @@ class PoolKey:
         return f"{self.database}/{self.user}"
 
 
-@attrs.frozen
-class PoolStatistics:
-    """A snapshot. The collections are counts of servers (or clients, for `waiting`), of which `pinned` are
-    among the `leased`; `leases`, `waits` and `pins` (by reason) count since the start.
-    """
-
-    connecting: int
-    idle: int
-    leased: int
-    cleaning: int
-    cancelling: int
-    waiting: int
-    pinned: int
-    leases: int
-    waits: int
-    pins: Mapping[str, int]
-
+IDLE: Final = ServerState.IDLE
+LEASED: Final = ServerState.LEASED
 
 S = TypeVar("S", bound=PooledServer)
 W = TypeVar("W", bound=Waiter)
@@ -105,7 +92,6 @@ def _cannot_evict(_: PooledServer) -> None:
     raise AssertionError("a pool with a capacity must be able to evict")
 
 
-@attrs.define(eq=False)
 class Pool(Generic[S, W]):
     """Servers in named collections, clients in a queue.
 
@@ -115,35 +101,66 @@ class Pool(Generic[S, W]):
     place another pool of the `capacity` needs: it has called `left` when it returns.
     """
 
-    key: PoolKey
-    size: int
-    min_size: int
-    max_waiting: int
-    grow: Callable[[], None]
-    shares: Shares[W] | None = None
-    capacity: Capacity | None = None
-    evict: Callable[[S], None] = attrs.field(kw_only=True, default=_cannot_evict)
-    idle: dict[S, None] = attrs.field(factory=dict)
-    leased: dict[S, W] = attrs.field(factory=dict)
-    others: dict[ServerState, dict[PooledServer, None]] = attrs.field(
-        factory=lambda: {
-            s: {} for s in (ServerState.CONNECTING, ServerState.CLEANING, ServerState.CANCELLING)
-        }
+    __slots__ = (
+        "capacity",
+        "evict",
+        "failing",
+        "greeting",
+        "grow",
+        "idle",
+        "key",
+        "leased",
+        "leases",
+        "max_waiting",
+        "min_size",
+        "others",
+        "pinned",
+        "pins",
+        "shares",
+        "size",
+        "waiting",
+        "waits",
     )
-    waiting: OrderedDict[W, None] = attrs.field(factory=OrderedDict)
-    pinned: dict[S, dict[str, float]] = attrs.field(factory=dict)
-    """Leases that outlast their transaction: why, and since when (the caller's clock)."""
-    greeting: int = 0
-    """Logins that need a first server and are not in the queue. Call `reconsider` after a change."""
-    failing: bool = False
-    """Whether the last attempt to open a server failed."""
-    leases: int = 0
-    waits: int = 0
-    pins: Counter[str] = attrs.field(factory=Counter)
 
-    def __attrs_post_init__(self) -> None:
-        if self.capacity is not None:
-            self.capacity.pools[self] = None
+    def __init__(
+        self,
+        key: PoolKey,
+        size: int,
+        min_size: int,
+        max_waiting: int,
+        grow: Callable[[], None],
+        shares: Shares[W] | None = None,
+        capacity: Capacity | None = None,
+        *,
+        evict: Callable[[S], None] = _cannot_evict,
+    ) -> None:
+        self.key = key
+        self.size = size
+        self.min_size = min_size
+        self.max_waiting = max_waiting
+        self.grow = grow
+        self.evict = evict
+        self.shares = shares
+        self.capacity = capacity
+        self.idle: dict[S, None] = {}
+        self.leased: dict[S, W] = {}
+        self.others: dict[ServerState, dict[PooledServer, None]] = {
+            ServerState.CONNECTING: {},
+            ServerState.CLEANING: {},
+            ServerState.CANCELLING: {},
+        }
+        self.waiting: OrderedDict[W, None] = OrderedDict()
+        self.pinned: dict[S, dict[str, float]] = {}
+        """Leases that outlast their transaction: why, and since when (the caller's clock)."""
+        self.greeting = 0
+        """Logins that need a first server and are not in the queue. Call `reconsider` after a change."""
+        self.failing = False
+        """Whether the last attempt to open a server failed."""
+        self.leases = 0
+        self.waits = 0
+        self.pins: Counter[str] = Counter()
+        if capacity is not None:
+            capacity.pools[self] = None
 
     # -- clients ---------------------------------------------------------------------------------------------
 
@@ -156,7 +173,7 @@ class Pool(Generic[S, W]):
         if self.idle and (self.shares is None or self.shares.take(client.user)):
             server = self.idle.popitem()[0]
             self.leased[server] = client
-            server.state = ServerState.LEASED
+            server.state = LEASED
             self.leases += 1
             return server
         if self.max_waiting and self._queue_of(client) >= self.max_waiting:
@@ -178,21 +195,21 @@ class Pool(Generic[S, W]):
             self._release_bounded(server)
         elif self.waiting:
             client = self.waiting.popitem(last=False)[0]
-            if server.state is not ServerState.LEASED:
-                self._move(server, ServerState.LEASED)
+            if server.state is not LEASED:
+                self._move(server, LEASED)
             self.leased[server] = client
             self.leases += 1
             client.granted(server)
-        elif server.state is ServerState.LEASED:
+        elif server.state is LEASED:
             del self.leased[server]
             self.idle[server] = None
-            server.state = ServerState.IDLE
+            server.state = IDLE
         else:
-            self._move(server, ServerState.IDLE)
+            self._move(server, IDLE)
 
     def _release_bounded(self, server: S) -> None:
         """What `release` does where there are bounds."""
-        self._move(server, ServerState.IDLE)
+        self._move(server, IDLE)
         if self.capacity is not None and self.capacity.claims(self):
             self._evict(server)
         else:
@@ -202,7 +219,7 @@ class Pool(Generic[S, W]):
         """Idle servers go to those who may have one, the last that became idle first."""
         while self.idle and (client := self._first()) is not None:
             server = next(reversed(self.idle))
-            self._move(server, ServerState.LEASED)
+            self._move(server, LEASED)
             self.leased[server] = client
             self.leases += 1
             del self.waiting[client]
@@ -332,15 +349,15 @@ class Pool(Generic[S, W]):
         """The one place where a server changes its collection (`acquire` and `release` write its common cases
         out).
         """
-        if server.state is ServerState.IDLE:
+        if server.state is IDLE:
             del self.idle[server]  # type: ignore[arg-type]
-        elif server.state is ServerState.LEASED:
+        elif server.state is LEASED:
             client = self.leased.pop(server)  # type: ignore[arg-type]
             if self.shares is not None:
                 self.shares.give_back(client.user)
         else:
             del self.others[server.state][server]
-        if state is ServerState.IDLE:
+        if state is IDLE:
             self.idle[server] = None  # type: ignore[index]
         elif state in self.others:
             self.others[state][server] = None

@@ -13,16 +13,15 @@ Three ways to deal with what one client's session has and another's has not:
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, Final, Protocol
 
 from trio_pool.protocol import inspection, settings
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.inspection import Inspection
+from trio_pool.protocol.prepared import ServerStatements
 from trio_pool.protocol.replies import BEGIN_REQUESTS, BEGUN_QUERY, OPENING, QUERY, Action, Edit, Errand
 from trio_pool.protocol.reply_queue import ReplyQueue
-from trio_pool.protocol.statements import Begin, ServerStatements, SqlStatement, Statement
+from trio_pool.protocol.statements import Begin, SqlStatement, Statement
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Backend as BackendTag
 from trio_pool.wire.tags import Frontend, Status
@@ -34,26 +33,28 @@ if TYPE_CHECKING:
     from trio_pool.wire.messages import ErrorFields
 
 Preparable = Statement | SqlStatement
-UNREADABLE = "session state that could not be read"
-SEQUENCES = "sequence values"
-NOTHING = Ask.NOTHING
+UNREADABLE: Final = "session state that could not be read"
+SEQUENCES: Final = "sequence values"
+NOTHING: Final = Ask.NOTHING
 
-UNKNOWN = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
-_UNBINDABLE = messages.message(Frontend.BIND, messages.spoiled(1))
-_EMPTY = b"\0\0\0"  # a text without a statement, and no types
-TAKEN = SqlStatement(b"")
+UNKNOWN: Final = bytes(bytearray(b"whatever a failed group left"))  # compared by identity only: no client's
+_UNBINDABLE: Final = messages.message(Frontend.BIND, messages.spoiled(1))
+_EMPTY: Final = b"\0\0\0"  # a text without a statement, and no types
+TAKEN: Final = SqlStatement(b"")
 """What stands under a name, and no client may find."""
-DOUBTFUL = SqlStatement(b"")
+DOUBTFUL: Final = SqlStatement(b"")
 """What stands under a name if something does, after what was to change it has failed."""
-ANYTHING = SqlStatement(b"")
+ANYTHING: Final = SqlStatement(b"")
 """What is to stand under a name that must be in use, whatever it is."""
 
 
-@attrs.define(eq=False)
 class _Change:
     """One change of what stands under a name, and the number of the group that relies on it."""
 
-    group: int = -1
+    __slots__ = ("group",)
+
+    def __init__(self) -> None:
+        self.group = -1
 
 
 class Holder(Protocol):

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, Final
 
 from trio_pool.errors import ClientFault, SqlState
 from trio_pool.protocol import lacking
@@ -45,23 +43,25 @@ if TYPE_CHECKING:
     from trio_pool.protocol.server import ServerSession
     from trio_pool.protocol.statements import StatementRegistry
 
-MAX_STATEMENT = 1 << 24
+MAX_STATEMENT: Final = 1 << 24
 """The longest named statement: its text is kept for as long as the client lives."""
-LOAD = "LOAD"
-_NO_ECHOES: deque[bytes] = deque(maxlen=0)
-UNKNOWN_TEXT = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
+LOAD: Final = "LOAD"
+_NO_ECHOES: Final[deque[bytes]] = deque(maxlen=0)
+UNKNOWN_TEXT: Final = bytes(bytearray(b"a statement too long to be remembered"))  # compared by identity only
 
 
-@attrs.define(eq=False)
 class _Sent:
     """What SQL that is not answered yet makes of a name: facts of all that it prepares, what stands there in
     the end if all succeeds; the last group and its number.
     """
 
-    facts: list[Facts] = attrs.field(factory=list)
-    statement: SqlStatement | None = None
-    group: Group | None = None
-    number: int = 0
+    __slots__ = ("facts", "group", "number", "statement")
+
+    def __init__(self) -> None:
+        self.facts: list[Facts] = []
+        self.statement: SqlStatement | None = None
+        self.group: Group | None = None
+        self.number = 0
 
 
 class CarriedSession:

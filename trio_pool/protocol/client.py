@@ -15,11 +15,12 @@ The machine never raises for what a client does: `fault` is set, and what was tr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trio_pool.errors import ClientFault, SqlState
 from trio_pool.protocol.carried import MAX_STATEMENT
-from trio_pool.protocol.facts import NOTHING, plain
+from trio_pool.protocol.facts import NOTHING
+from trio_pool.protocol.plain import plain
 from trio_pool.protocol.sent import running
 from trio_pool.protocol.serverless import (
     BIND,
@@ -35,7 +36,7 @@ from trio_pool.protocol.serverless import (
     ServerlessSession,
 )
 from trio_pool.wire import messages
-from trio_pool.wire.frames import FRONTEND_LIMITS, header
+from trio_pool.wire.frames import FRONTEND_LIMITS, between, header
 from trio_pool.wire.tags import Frontend, Status, Target
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_WAITING_INPUT", "STREAMED", "ClientSession", "ClientState"]
 
-MAX_WAITING_INPUT = 1 << 18
+MAX_WAITING_INPUT: Final = 1 << 18
 """How much input is kept for a client that waits for a server before its socket is no longer read."""
 
-EXECUTE = Frontend.EXECUTE
-DESCRIBE = Frontend.DESCRIBE
-_SMALL = frozenset({DESCRIBE, EXECUTE, CLOSE, SYNC, FLUSH, TERMINATE})
+EXECUTE: Final = Frontend.EXECUTE
+DESCRIBE: Final = Frontend.DESCRIBE
+_SMALL: Final = frozenset({DESCRIBE, EXECUTE, CLOSE, SYNC, FLUSH, TERMINATE})
 
 
 class ClientSession(ServerlessSession):
@@ -293,10 +294,10 @@ class ClientSession(ServerlessSession):
             rewritten: bytes | None = None
             if tag == QUERY:
                 self.unnamed = None
-                if end <= size and plain(data[at + 5 : end - 1]):
+                if end <= size and plain(between(data, at + 5, end - 1)):
                     server.query()
                 else:
-                    text = data[at + 5 : end - 1] if end <= size else None
+                    text = between(data, at + 5, end - 1) if end <= size else None
                     rewritten = self._minded_query(text, data[at:end], server)
             elif tag == SYNC:
                 server.sync()
@@ -382,7 +383,7 @@ class ClientSession(ServerlessSession):
             self.input = data[at:size]
         if out is None:
             return data if at >= len(data) else data[start:at]
-        out.append(data[start:at])
+        out.append(between(data, start, at))
         return b"".join(out)
 
     def _collect(self, data: bytes, at: int, end: int) -> bool:

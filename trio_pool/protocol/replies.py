@@ -22,7 +22,7 @@ connection.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -31,7 +31,7 @@ from trio_pool.wire.tags import Backend
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMPLETIONS = frozenset(
+COMPLETIONS: Final = frozenset(
     {
         Backend.PARSE_COMPLETE,
         Backend.BIND_COMPLETE,
@@ -184,21 +184,23 @@ class Group:
                 edit.undo()
 
 
-QUERY = Group(by_query=True)
+QUERY: Final = Group(by_query=True)
 """A simple Query or FunctionCall, all replies forwarded. Shared: never edited."""
 
-SYNCED = Group()
+SYNCED: Final = Group()
 """An extended-protocol group that ends in Sync, all replies forwarded. Shared: never edited."""
 
-PLAIN = frozenset({id(QUERY), id(SYNCED)})
+PLAIN: Final = frozenset({id(QUERY), id(SYNCED)})
 
-BEGIN_REQUESTS = 3
-"""A deferred BEGIN is Bind, Execute, and Close of the portal, which the client must not find."""
-OPENING = Group()
+BEGIN_REQUESTS: Final = 3
+"""A deferred BEGIN is Bind, Execute, and Close of the portal, which the client must not find. If it must, a
+portal that is not there is closed.
+"""
+OPENING: Final = Group()
 """A group of which only a deferred BEGIN has been sent as long as `open_count` is 0; what is counted there is
 the client's, and forwarded. Shared, as are the two that it may become.
 """
-BEGUN_QUERY = Group(by_query=True)
+BEGUN_QUERY: Final = Group(by_query=True)
 """A Query behind a deferred BEGIN."""
-BEGUN_SYNCED = Group()
+BEGUN_SYNCED: Final = Group()
 """Requests behind a deferred BEGIN, ended by Sync, all of whose replies are forwarded."""

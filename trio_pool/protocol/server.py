@@ -16,7 +16,7 @@ are looked into are held until whole (`rest`), up to `MAX_HELD`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.protocol.backend import SEQUENCES, UNKNOWN, BackendSession
@@ -31,7 +31,7 @@ from trio_pool.protocol.replies import (
     Group,
 )
 from trio_pool.wire import messages
-from trio_pool.wire.frames import FramingError, header
+from trio_pool.wire.frames import FramingError, between, header
 from trio_pool.wire.tags import Backend, Status
 
 if TYPE_CHECKING:
@@ -39,32 +39,34 @@ if TYPE_CHECKING:
 
     from trio_pool.protocol.settings import Settings
 
-MAX_HELD = 1 << 20
+MAX_HELD: Final = 1 << 20
 """The longest message that is looked into; ErrorResponses beyond it pass unread."""
 
-DATA_ROW = Backend.DATA_ROW
-READY_FOR_QUERY = Backend.READY_FOR_QUERY
-COMMAND_COMPLETE = Backend.COMMAND_COMPLETE
-IDLE = Status.IDLE
-BEGUN = messages.BIND_COMPLETE + messages.command_complete("BEGIN") + messages.CLOSE_COMPLETE
+DATA_ROW: Final = Backend.DATA_ROW
+READY_FOR_QUERY: Final = Backend.READY_FOR_QUERY
+COMMAND_COMPLETE: Final = Backend.COMMAND_COMPLETE
+IDLE: Final = Status.IDLE
+BEGUN: Final = messages.BIND_COMPLETE + messages.command_complete("BEGIN") + messages.CLOSE_COMPLETE
 
 # Commands that change nothing which outlives their transaction, by the first three letters of their command
 # tag, unless their text has told otherwise (`facts`). Whatever else completes without its text being known
 # may have changed anything.
-CLEAN = frozenset(
+CLEAN: Final = frozenset(
     b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV CLO COP SHO EXP NOT".split()
     + b"TRU ANA VAC GRA REV CLU LOC REF CHE".split()
 )
 # Commands that may move sequences, through the defaults of columns and through triggers.
-MOVING = frozenset(b"INS UPD DEL MER COP".split())
+MOVING: Final = frozenset(b"INS UPD DEL MER COP".split())
 # Commands after which a text prepared before may mean something else.
-_DDL = frozenset(b"CRE ALT DRO".split())
+_DDL: Final = frozenset(b"CRE ALT DRO".split())
 
 # Reasons to keep the server for commands whose text was too long to be known.
-_PINNING = {b"PREPARE\0": "SQL PREPARE", b"LOAD\0": "LOAD"}
+_PINNING: Final = {b"PREPARE\0": "SQL PREPARE", b"LOAD\0": "LOAD"}
 
-_ASYNCHRONOUS = frozenset({Backend.NOTICE_RESPONSE, Backend.NOTIFICATION_RESPONSE, Backend.PARAMETER_STATUS})
-_LOOKED_INTO = frozenset(
+_ASYNCHRONOUS: Final = frozenset(
+    {Backend.NOTICE_RESPONSE, Backend.NOTIFICATION_RESPONSE, Backend.PARAMETER_STATUS}
+)
+_LOOKED_INTO: Final = frozenset(
     {
         READY_FOR_QUERY,
         COMMAND_COMPLETE,
@@ -73,7 +75,7 @@ _LOOKED_INTO = frozenset(
         Backend.PARAMETER_STATUS,
     }
 )
-_PASSED = frozenset(
+_PASSED: Final = frozenset(
     {
         DATA_ROW,
         Backend.BIND_COMPLETE,
@@ -187,7 +189,7 @@ class ServerSession(BackendSession):
                 if end > size:
                     break
                 if data[at + 5 : at + 8] not in self.clean_tags:
-                    self._changed_session(data[at + 5 : end])
+                    self._changed_session(between(data, at + 5, end))
                 at = end
                 continue
             elif tag in _PASSED and length >= 4:
@@ -196,7 +198,7 @@ class ServerSession(BackendSession):
             else:
                 if end > size and not self._passes_unread(tag, length):
                     break
-                if not self._handle(tag, length, data[at + 5 : end], groups[0]):
+                if not self._handle(tag, length, between(data, at + 5, end), groups[0]):
                     instead, self._replacement = self._replacement, b""
                     return data[:at] + instead + self._receive_slowly(data[end:])
                 at = end
@@ -238,7 +240,7 @@ class ServerSession(BackendSession):
                 self.rest = data[at:]
                 self._check_held()
                 break
-            if self._handle_slowly(tag, length, data[at + 5 : end], group):
+            if self._handle_slowly(tag, length, between(data, at + 5, end), group):
                 out.append(data[at:end])
                 self.drop_body = False
             else:

@@ -8,7 +8,7 @@ that was lost with its server.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trio_pool.errors import ClientFault
 from trio_pool.protocol.carried import CarriedSession
@@ -17,7 +17,7 @@ from trio_pool.protocol.failed import FailedTransaction
 from trio_pool.protocol.statements import Opening, Statement
 from trio_pool.protocol.transactions import Answered, Control, Verb, answer_group, control
 from trio_pool.wire import messages
-from trio_pool.wire.frames import FRONTEND_LIMITS, header
+from trio_pool.wire.frames import FRONTEND_LIMITS, between, header
 from trio_pool.wire.tags import Frontend, Status
 
 if TYPE_CHECKING:
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from trio_pool.protocol.settings import Settings
     from trio_pool.protocol.statements import Begin, StatementRegistry
 
-STREAMED = 1 << 16
+STREAMED: Final = 1 << 16
 """Messages longer than this are forwarded in pieces.
 
 The size of one read from a socket, so that what fits a read is never split.
 """
 
-MOST_OPENINGS = 64
-LONGEST_OPENING = 256
+MOST_OPENINGS: Final = 64
+LONGEST_OPENING: Final = 256
 """How many ways to begin a transaction are remembered, and how many bytes long they may be."""
 
-QUERY = Frontend.QUERY
-BIND = Frontend.BIND
-PARSE = Frontend.PARSE
-CLOSE = Frontend.CLOSE
-SYNC = Frontend.SYNC
-FLUSH = Frontend.FLUSH
-TERMINATE = Frontend.TERMINATE
-_COPY = frozenset({Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL})
+QUERY: Final = Frontend.QUERY
+BIND: Final = Frontend.BIND
+PARSE: Final = Frontend.PARSE
+CLOSE: Final = Frontend.CLOSE
+SYNC: Final = Frontend.SYNC
+FLUSH: Final = Frontend.FLUSH
+TERMINATE: Final = Frontend.TERMINATE
+_COPY: Final = frozenset({Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL})
 
 
 class ClientState(enum.Enum):
@@ -63,8 +63,8 @@ class ClientState(enum.Enum):
     """Said Terminate, or broke the protocol: nothing it sends matters any more."""
 
 
-_STATUS = {ClientState.BEGUN: Status.IN_TRANSACTION, ClientState.FAILED: Status.FAILED}
-_ALONE = frozenset({ClientState.IDLE, ClientState.BEGUN, ClientState.FAILED})
+_STATUS: Final = {ClientState.BEGUN: Status.IN_TRANSACTION, ClientState.FAILED: Status.FAILED}
+_ALONE: Final = frozenset({ClientState.IDLE, ClientState.BEGUN, ClientState.FAILED})
 
 
 class ServerlessSession(CarriedSession):
@@ -138,7 +138,7 @@ class ServerlessSession(CarriedSession):
         if not 4 <= length < len(data):
             return False
         if data[0] == QUERY:
-            return not self.defers_begin or control(data[5:length]) is None
+            return not self.defers_begin or control(between(data, 5, length)) is None
         if data[0] != BIND:
             return False
         portal_end = data.find(b"\0", 5, length)
@@ -167,7 +167,7 @@ class ServerlessSession(CarriedSession):
             return  # it may be answered otherwise the next time
         openings = self._openings if tag == BIND else self.registry.openings
         if len(openings) < MOST_OPENINGS and len(data) <= LONGEST_OPENING:
-            begin = self.registry.begin(found.sql)
+            begin = self.registry.begin(found.sql, bound=tag != QUERY)
             openings[data] = Opening(begin, replies, tag != BIND, self.unnamed)
 
     def _alone(self) -> None:
@@ -214,7 +214,7 @@ class ServerlessSession(CarriedSession):
             self.state = ClientState.ENDING
         else:
             if body[:1] == b"S":
-                self._forget(body[1:-1])
+                self._forget(between(body, 1, len(body) - 1))
             self.replies += messages.CLOSE_COMPLETE
 
     def _prepare_alone(self, body: bytes) -> bool:
@@ -238,10 +238,10 @@ class ServerlessSession(CarriedSession):
     def _control_alone(self, tag: int, end: int) -> bool:
         """BEGIN outside of a transaction, or what ends one of which no server knows."""
         if tag == QUERY:
-            found = control(self.input[5 : end - 1])
+            found = control(between(self.input, 5, end - 1))
             if found is None or not self._accepts(found):
                 return False
-            self._controlled(found)
+            self._controlled(found, bound=False)
             self.unnamed = None  # a Query drops it
             replies = messages.command_complete(found.tag) + self._ready()
             self.replies += replies
@@ -262,7 +262,7 @@ class ServerlessSession(CarriedSession):
             name, rest = answered.parsed
             self._parsed_alone(name, rest)
         if answered.control is not None:
-            self._controlled(answered.control)
+            self._controlled(answered.control, bound=True)
         self.replies += answered.replies
         found = answered.control
         if found is not None and found.verb is Verb.BEGIN and self.input[answered.size :] == messages.SYNC:
@@ -284,9 +284,9 @@ class ServerlessSession(CarriedSession):
             return False
         return not found.bold or self.reported.get("in_hot_standby") == "off"
 
-    def _controlled(self, found: Control) -> None:
+    def _controlled(self, found: Control, *, bound: bool) -> None:
         if found.verb is Verb.BEGIN:
-            self.begun = self.registry.begin(found.sql)
+            self.begun = self.registry.begin(found.sql, bound=bound)
             self.state = ClientState.BEGUN
         elif not found.chain:
             self.begun = None

@@ -11,16 +11,12 @@ names are looked for, who looks.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import islice
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import attrs
 
 from trio_pool.protocol.facts import NOTHING, Facts, known_facts
-from trio_pool.protocol.pending import Pending
-from trio_pool.protocol.replies import Action, Edit, Group
 from trio_pool.protocol.settings import NONE, Settings, run_apart
 from trio_pool.protocol.transactions import control
 from trio_pool.wire import messages
@@ -100,7 +96,7 @@ class StatementRegistry:
     """Called when a client asks for currval or lastval."""
     _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
     _made: int = 0
-    _begins: dict[str, Begin] = attrs.field(factory=dict)
+    _begins: dict[tuple[str, bool], Begin] = attrs.field(factory=dict)
     openings: dict[bytes, Opening] = attrs.field(factory=dict)
     """Texts and groups that begin a transaction, whoever sends them."""
 
@@ -121,13 +117,16 @@ class StatementRegistry:
         self._made += 1
         return Statement(b"%b%d" % (self.prefix, self._made), rest, reading=reading)
 
-    def begin(self, sql: str) -> Begin:
-        """A BEGIN spelled as we spell it, so that there are not many."""
-        begin = self._begins.get(sql)
+    def begin(self, sql: str, *, bound: bool) -> Begin:
+        """A BEGIN spelled as we spell it, so that there are not many. If the client has `bound` it itself, it
+        finds the unnamed portal afterwards; else there is none.
+        """
+        begin = self._begins.get((sql, bound))
         if begin is None:
             statement = self.make(messages.text(sql) + b"\0\0")
-            run = messages.bind(statement.name, ()) + messages.EXECUTE + messages.close_portal(b"")
-            begin = self._begins[sql] = Begin(statement, run)
+            closed = messages.close_portal(self.nobody if bound else b"")
+            run = messages.bind(statement.name, ()) + messages.EXECUTE + closed
+            begin = self._begins[sql, bound] = Begin(statement, run)
         return begin
 
     def renew(self) -> None:
@@ -143,71 +142,3 @@ class StatementRegistry:
 
     def __len__(self) -> int:
         return len(self._by_content)
-
-
-@attrs.define(eq=False)
-class ServerStatements:
-    """What one server has prepared, the least recently used first.
-
-    A change is noted when its Parse or Close is sent, together with the group it travels in, and stays
-    `unconfirmed` until it is answered: behind an error in that group it is skipped. Within the same group it
-    may be relied upon (what relies on it would be skipped as well); a later group closes the name and parses
-    again, which is right whatever happened.
-    """
-
-    limit: int
-    present: OrderedDict[Statement, None] = attrs.field(factory=OrderedDict)
-    unconfirmed: dict[Statement, Group] = attrs.field(factory=dict)
-    _pending: Pending[Statement, bool] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._pending = Pending(self._assume)
-
-    def has(self, statement: Statement, group: Group | None) -> bool:
-        """Whether a Bind in `group` (None: one without edits) may rely on the statement. Hot path."""
-        if statement not in self.present:
-            return False
-        if self.unconfirmed and self.unconfirmed.get(statement, group) is not group:
-            return False
-        self.present.move_to_end(statement)
-        return True
-
-    def parse(self, statement: Statement, group: Group) -> Edit:
-        """Note that a Parse is sent in `group`.
-
-        The edit swallows its reply; the caller may make it a forwarded one.
-        """
-
-        def proven() -> None:
-            statement.proven = True
-
-        return self._change(statement, True, Edit(0, Action.SWALLOW, done=proven), group)
-
-    def close(self, statement: Statement, group: Group) -> Edit:
-        """Note that a Close is sent in `group`."""
-        return self._change(statement, False, Edit(0, Action.SWALLOW), group)
-
-    def _change(self, statement: Statement, present: bool, edit: Edit, group: Group) -> Edit:
-        self.unconfirmed[statement] = group
-        self._pending.begin(statement, statement in self.present, present, edit)
-        return edit
-
-    def _assume(self, statement: Statement, present: bool) -> None:
-        if present:
-            self.present[statement] = None
-        else:
-            self.present.pop(statement, None)
-        if statement not in self._pending:
-            del self.unconfirmed[statement]
-
-    def overflow(self) -> list[Statement]:
-        """The statements to close before another is parsed."""
-        return list(islice(self.present, max(0, len(self.present) - self.limit + 1)))
-
-    def clear(self) -> None:
-        """DISCARD ALL or DEALLOCATE ALL ran. What is unconfirmed was sent behind it and is still to come."""
-        self.present.clear()
-        self._pending.rebase(False)
-
-    def __len__(self) -> int:
-        return len(self.present)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 from postgast import pg_query_pb2 as ast
 
 from trio_pool.protocol.sql import only_statement
 from trio_pool.wire import messages
-from trio_pool.wire.frames import header
+from trio_pool.wire.frames import between, header
 from trio_pool.wire.tags import Frontend, Target
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from postgast.pg_query_pb2 import TransactionStmt
 
-LONGEST = 256
+LONGEST: Final = 256
 """Bytes of the longest text that is looked at: what begins or ends a transaction is short, and every other
 text that is looked at is parsed in vain.
 """
-_FIRST_LETTERS = frozenset(b"bBsScCrReEaA \t\r\n\f\v/-;")
-_MODES = {
+_FIRST_LETTERS: Final = frozenset(b"bBsScCrReEaA \t\r\n\f\v/-;")
+_MODES: Final = {
     "transaction_read_only": ("READ WRITE", "READ ONLY"),
     "transaction_deferrable": ("NOT DEFERRABLE", "DEFERRABLE"),
 }
@@ -160,15 +160,15 @@ def answer_group(
             if parsed is None or parsed[0] != name:
                 known = text_of(name)
                 found = None if known is None else _accepted(known, accepts)
-            if found is None or not _binds_nothing(values):
-                return None
+            if found is None or portal or not _binds_nothing(values):
+                return None  # a named portal would have to be made on the server, too
             replies.append(messages.BIND_COMPLETE)
         elif tag == Frontend.DESCRIBE and body[:1] == b"%c" % Target.PORTAL:
-            if portal is None or body[1:-1] != portal:
+            if portal is None or between(body, 1, len(body) - 1) != portal:
                 return None
             replies.append(messages.NO_DATA)
         elif tag == Frontend.DESCRIBE:
-            if parsed is None or body[1:-1] != parsed[0]:
+            if parsed is None or between(body, 1, len(body) - 1) != parsed[0]:
                 return None
             replies.append(messages.NO_PARAMETERS + messages.NO_DATA)
         elif tag == Frontend.EXECUTE:

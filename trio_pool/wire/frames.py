@@ -13,9 +13,7 @@ message of 65,535. We refuse what PostgreSQL would refuse, at the header, before
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, Final
 
 from trio_pool.wire.tags import Frontend
 
@@ -25,14 +23,14 @@ if TYPE_CHECKING:
 header: Callable[[bytes | bytearray, int], tuple[int, int]] = struct.Struct("!BI").unpack_from
 """`header(buffer, offset) -> (tag, length)`; the length counts itself (4) but not the tag."""
 
-HEADER_SIZE = 5
-MAX_STARTUP = 10_000  # MAX_STARTUP_PACKET_LENGTH in pqcomm.h
-MAX_AUTHENTICATION = 65_535  # PG_MAX_AUTH_TOKEN_LENGTH in auth.c
-MAX_SMALL = 10_000  # PQ_SMALL_MESSAGE_LIMIT in libpq.h
-MAX_LARGE = 0x3FFFFFFF - 1  # PQ_LARGE_MESSAGE_LIMIT in libpq.h, MaxAllocSize - 1
-MAX_LOGIN_REPLY = 1 << 20  # ours: no message of a login is anywhere near it
+HEADER_SIZE: Final = 5
+MAX_STARTUP: Final = 10_000  # MAX_STARTUP_PACKET_LENGTH in pqcomm.h
+MAX_AUTHENTICATION: Final = 65_535  # PG_MAX_AUTH_TOKEN_LENGTH in auth.c
+MAX_SMALL: Final = 10_000  # PQ_SMALL_MESSAGE_LIMIT in libpq.h
+MAX_LARGE: Final = 0x3FFFFFFF - 1  # PQ_LARGE_MESSAGE_LIMIT in libpq.h, MaxAllocSize - 1
+MAX_LOGIN_REPLY: Final = 1 << 20  # ours: no message of a login is anywhere near it
 
-FRONTEND_LIMITS: tuple[int, ...] = tuple(
+FRONTEND_LIMITS: Final[tuple[int, ...]] = tuple(
     {
         Frontend.QUERY: MAX_LARGE,
         Frontend.PARSE: MAX_LARGE,
@@ -54,19 +52,28 @@ FRONTEND_LIMITS: tuple[int, ...] = tuple(
 """
 
 
+def between(data: bytes, start: int, end: int) -> bytes:
+    """The bytes from `start` to `end`; none if the length of a malformed message makes them cross, where a
+    slice that mypyc has compiled raises SystemError.
+    """
+    return data[start:end] if start < end else b""
+
+
 class FramingError(Exception):
     """The bytes cannot be a message; the text says why, for the log and the peer."""
 
 
-@attrs.define(eq=False)
 class Assembler:
     """Collects bytes and hands out whole messages; for start-up and login, where speed does not matter.
 
     `limit` is the longest body accepted; it is checked as soon as the length is known.
     """
 
-    limit: int = MAX_AUTHENTICATION
-    buffer: bytearray = attrs.field(factory=bytearray)
+    __slots__ = ("buffer", "limit")
+
+    def __init__(self, limit: int = MAX_AUTHENTICATION) -> None:
+        self.limit = limit
+        self.buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
         self.buffer += data

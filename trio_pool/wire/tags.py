@@ -18,18 +18,18 @@ from pg8000 import core
 class Frontend:
     """Tags of messages that clients send."""
 
-    QUERY: Final = core.QUERY[0]
-    PARSE: Final = core.PARSE[0]
-    BIND: Final = core.BIND[0]
-    DESCRIBE: Final = core.DESCRIBE[0]
-    EXECUTE: Final = core.EXECUTE[0]
-    CLOSE: Final = core.CLOSE[0]
-    SYNC: Final = core.SYNC[0]
-    FLUSH: Final = core.FLUSH[0]
-    PASSWORD: Final = core.PASSWORD[0]  # also SASLInitialResponse and SASLResponse
-    TERMINATE: Final = core.TERMINATE[0]
-    COPY_DATA: Final = core.COPY_DATA[0]
-    COPY_DONE: Final = core.COPY_DONE[0]
+    QUERY: Final[int] = core.QUERY[0]
+    PARSE: Final[int] = core.PARSE[0]
+    BIND: Final[int] = core.BIND[0]
+    DESCRIBE: Final[int] = core.DESCRIBE[0]
+    EXECUTE: Final[int] = core.EXECUTE[0]
+    CLOSE: Final[int] = core.CLOSE[0]
+    SYNC: Final[int] = core.SYNC[0]
+    FLUSH: Final[int] = core.FLUSH[0]
+    PASSWORD: Final[int] = core.PASSWORD[0]  # also SASLInitialResponse and SASLResponse
+    TERMINATE: Final[int] = core.TERMINATE[0]
+    COPY_DATA: Final[int] = core.COPY_DATA[0]
+    COPY_DONE: Final[int] = core.COPY_DONE[0]
     COPY_FAIL: Final = ord("f")
     FUNCTION_CALL: Final = ord("F")
 
@@ -37,45 +37,45 @@ class Frontend:
 class Backend:
     """Tags of messages that servers send."""
 
-    AUTHENTICATION: Final = core.AUTHENTICATION_REQUEST[0]
-    BACKEND_KEY_DATA: Final = core.BACKEND_KEY_DATA[0]
-    BIND_COMPLETE: Final = core.BIND_COMPLETE[0]
-    CLOSE_COMPLETE: Final = core.CLOSE_COMPLETE[0]
-    COMMAND_COMPLETE: Final = core.COMMAND_COMPLETE[0]
+    AUTHENTICATION: Final[int] = core.AUTHENTICATION_REQUEST[0]
+    BACKEND_KEY_DATA: Final[int] = core.BACKEND_KEY_DATA[0]
+    BIND_COMPLETE: Final[int] = core.BIND_COMPLETE[0]
+    CLOSE_COMPLETE: Final[int] = core.CLOSE_COMPLETE[0]
+    COMMAND_COMPLETE: Final[int] = core.COMMAND_COMPLETE[0]
     COPY_BOTH_RESPONSE: Final = ord("W")
-    COPY_DATA: Final = core.COPY_DATA[0]
-    COPY_DONE: Final = core.COPY_DONE[0]
-    COPY_IN_RESPONSE: Final = core.COPY_IN_RESPONSE[0]
-    COPY_OUT_RESPONSE: Final = core.COPY_OUT_RESPONSE[0]
-    DATA_ROW: Final = core.DATA_ROW[0]
-    EMPTY_QUERY_RESPONSE: Final = core.EMPTY_QUERY_RESPONSE[0]
-    ERROR_RESPONSE: Final = core.ERROR_RESPONSE[0]
+    COPY_DATA: Final[int] = core.COPY_DATA[0]
+    COPY_DONE: Final[int] = core.COPY_DONE[0]
+    COPY_IN_RESPONSE: Final[int] = core.COPY_IN_RESPONSE[0]
+    COPY_OUT_RESPONSE: Final[int] = core.COPY_OUT_RESPONSE[0]
+    DATA_ROW: Final[int] = core.DATA_ROW[0]
+    EMPTY_QUERY_RESPONSE: Final[int] = core.EMPTY_QUERY_RESPONSE[0]
+    ERROR_RESPONSE: Final[int] = core.ERROR_RESPONSE[0]
     FUNCTION_CALL_RESPONSE: Final = ord("V")
     NEGOTIATE_PROTOCOL_VERSION: Final = ord("v")
-    NO_DATA: Final = core.NO_DATA[0]
-    NOTICE_RESPONSE: Final = core.NOTICE_RESPONSE[0]
-    NOTIFICATION_RESPONSE: Final = core.NOTIFICATION_RESPONSE[0]
-    PARAMETER_DESCRIPTION: Final = core.PARAMETER_DESCRIPTION[0]
-    PARAMETER_STATUS: Final = core.PARAMETER_STATUS[0]
-    PARSE_COMPLETE: Final = core.PARSE_COMPLETE[0]
-    PORTAL_SUSPENDED: Final = core.PORTAL_SUSPENDED[0]
-    READY_FOR_QUERY: Final = core.READY_FOR_QUERY[0]
-    ROW_DESCRIPTION: Final = core.ROW_DESCRIPTION[0]
+    NO_DATA: Final[int] = core.NO_DATA[0]
+    NOTICE_RESPONSE: Final[int] = core.NOTICE_RESPONSE[0]
+    NOTIFICATION_RESPONSE: Final[int] = core.NOTIFICATION_RESPONSE[0]
+    PARAMETER_DESCRIPTION: Final[int] = core.PARAMETER_DESCRIPTION[0]
+    PARAMETER_STATUS: Final[int] = core.PARAMETER_STATUS[0]
+    PARSE_COMPLETE: Final[int] = core.PARSE_COMPLETE[0]
+    PORTAL_SUSPENDED: Final[int] = core.PORTAL_SUSPENDED[0]
+    READY_FOR_QUERY: Final[int] = core.READY_FOR_QUERY[0]
+    ROW_DESCRIPTION: Final[int] = core.ROW_DESCRIPTION[0]
 
 
 class Status:
     """The transaction status byte of ReadyForQuery."""
 
-    IDLE: Final = core.IDLE[0]
-    IN_TRANSACTION: Final = core.IN_TRANSACTION[0]
-    FAILED: Final = core.IN_FAILED_TRANSACTION[0]
+    IDLE: Final[int] = core.IDLE[0]
+    IN_TRANSACTION: Final[int] = core.IN_TRANSACTION[0]
+    FAILED: Final[int] = core.IN_FAILED_TRANSACTION[0]
 
 
 class Target:
     """What Describe and Close name: a prepared statement or a portal."""
 
-    STATEMENT: Final = core.STATEMENT[0]
-    PORTAL: Final = core.PORTAL[0]
+    STATEMENT: Final[int] = core.STATEMENT[0]
+    PORTAL: Final[int] = core.PORTAL[0]
 
 
 class StartupCode:
