@@ -410,7 +410,7 @@ class Client(Timed):
 
         The task does the rest.
         """
-        if self._ended is not None:
+        if self.over:
             return
         self._ended = reason
         self.detach()
@@ -439,14 +439,14 @@ class Client(Timed):
         try:
             self.attach()
             self.input_moved()
-            while self._ended is None:
+            while not self.over:
                 self._sleeping_until = self.deadline(trio.current_time())
                 if self._sleeping_until == math.inf:
                     await self.mailbox.wait()
                 else:
                     with trio.move_on_at(self._sleeping_until):
                         await self.mailbox.wait()
-                if self._ended is None:
+                if not self.over:
                     await self.attend(self.poller.tick())
             if self._parting:
                 await self._part()
@@ -466,6 +466,11 @@ class Client(Timed):
                     reason=Reason.STOPPING,
                 )
             )
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._ended is not None
 
     @property
     def reason(self) -> Reason:

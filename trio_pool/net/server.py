@@ -272,7 +272,7 @@ class Server(Connection):
     async def _cover(self, handover: Handover) -> None:
         """The part of a handover that waits."""
         problem = await handover.cover(self.origin.database.timeouts.server_connect)
-        if self._ended is not None or self._handover is not handover:
+        if self.over or self._handover is not handover:
             return
         if problem is not None:
             log.warning("cannot listen for a client", server=repr(self), error=problem)
@@ -367,7 +367,7 @@ class Server(Connection):
         """The connection is over: out of the pool, and whoever leased it is told, `in_step` if it has got
         every reply that the machine has seen.
         """
-        if self._ended is not None:
+        if self.over:
             return
         self._ended = fault
         self.detach()
@@ -453,10 +453,12 @@ class Server(Connection):
 
         However many there are, one is on its way at a time; who asked meanwhile is served by the next.
         """
-        if self.cancelled is not None:
-            await self.cancelled.wait()
-            if self.cancelled is not None:
-                await self.cancelled.wait()
+        earlier = self.cancelled
+        if earlier is not None:
+            await earlier.wait()
+            earlier = self.cancelled
+            if earlier is not None:
+                await earlier.wait()
                 return
         if self.client is client and self.cancellable:
             done = self.cancelled = trio.Event()
@@ -484,7 +486,7 @@ class Server(Connection):
             self._cancel_ended()
 
     def _cancel_ended(self) -> None:
-        if self._ended is None and not self.cancels:
+        if not self.over and not self.cancels:
             self.poller.tick()
             if self._settling:
                 self._settle()
@@ -497,10 +499,15 @@ class Server(Connection):
 
     # -- control plane ---------------------------------------------------------------------------------------
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._ended is not None
+
     async def live(self) -> None:
         """Sleep through the leases; act on deadlines and notes; close at the end."""
         try:
-            while self._ended is None:
+            while not self.over:
                 self._sleeping_until = self._deadline()
                 if self._sleeping_until == math.inf:
                     await self.mailbox.wait()
@@ -512,7 +519,7 @@ class Server(Connection):
             self.lose(ServerFault("trio-pool is stopping", reason=Reason.STOPPING))
             raise
         finally:
-            if self._ended is None:
+            if not self.over:
                 self.lose(ServerFault("internal error of trio-pool", reason=Reason.INTERNAL_ERROR))
             self.detach()
             if not self.transport.pending:
@@ -551,12 +558,12 @@ class Server(Connection):
     async def _attend(self) -> None:
         """Do what is due, or has been asked for by a note."""
         self.poller.tick()
-        if self._wants_cancel and self._ended is None:
+        if self._wants_cancel and not self.over:
             await self._cancel_left_over()
         handover = self._handover
-        if handover is not None and handover.stage is Stage.COVERING and self._ended is None:
+        if handover is not None and handover.stage is Stage.COVERING and not self.over:
             await self._cover(handover)
-        if self._ended is not None:
+        if self.over:
             return
         now = trio.current_time()
         if self.state is ServerState.CLEANING and now >= self._cancel_again:
