@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 import trio
 
-from .poolers import HOST, STARTUP
+from .login import HOST
+from .poolers import STARTUP
 from .processes import raise_file_limit
 
 if TYPE_CHECKING:

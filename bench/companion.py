@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import IO, TYPE_CHECKING
 
 import attrs
+
+from .problems import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 END_SECONDS = 10.0
 
 
-class CompanionError(Exception):
-    """It did not get ready, or did not end; what it printed about it is on standard error."""
+class CompanionError(TargetError):
+    """It did not get ready, or did not end; the message ends with what it printed about it."""
 
 
 @attrs.define(eq=False)
@@ -32,6 +35,7 @@ class Companion:
     pid: int
     ready: str
     _process: subprocess.Popen[str]
+    _complaint: IO[str]
 
     def finish(self) -> str:
         """End it and return its last words; raises `CompanionError` if it takes too long or fails."""
@@ -45,7 +49,8 @@ class Companion:
         finally:
             watchdog.cancel()
         if status != 0:
-            raise CompanionError(f"{self._process.args!r} ended with status {status}")
+            said = _last_line(self._complaint)
+            raise CompanionError(f"{self._process.args!r} ended with status {status}: {said}")
         return last.strip()
 
 
@@ -56,9 +61,13 @@ def running(module: str, *arguments: str, ready_seconds: float) -> Iterator[Comp
     Raises `CompanionError` if it is not ready in time.
     """
     command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+") as complaint,
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=complaint, text=True, start_new_session=True
+        ) as process,
+    ):
         _, stdout = _pipes(process)
         watchdog = threading.Timer(ready_seconds, process.kill)
         watchdog.start()
@@ -66,8 +75,11 @@ def running(module: str, *arguments: str, ready_seconds: float) -> Iterator[Comp
             ready = stdout.readline().strip()
             watchdog.cancel()
             if not ready:
-                raise CompanionError(f"{command!r} was not ready after {ready_seconds:.0f} s at most")
-            yield Companion(process.pid, ready, process)
+                process.kill()
+                process.wait()
+                said = _last_line(complaint)
+                raise CompanionError(f"{module} was not ready within {ready_seconds:.0f} s: {said}")
+            yield Companion(process.pid, ready, process, complaint)
         finally:
             watchdog.cancel()
             process.kill()
@@ -77,3 +89,9 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
     assert process.stdin is not None
     assert process.stdout is not None
     return process.stdin, process.stdout
+
+
+def _last_line(file: IO[str]) -> str:
+    """Where Python says what the matter was."""
+    file.seek(0)
+    return file.read().strip().rpartition("\n")[2] or "it said nothing"

@@ -1,4 +1,4 @@
-"""From measurements to what is reported: medians, spreads and ratios. Pure arithmetic."""
+"""From measurements to what is reported: medians, spreads, quantiles and ratios. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -13,25 +13,9 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Sample:
-    """One run: transactions per second, and CPU microseconds per transaction.
-
-    `user` and `system` are the pooler's, `machine` everybody's, pgbench and PostgreSQL included. `load` and
-    `link` are the cores that pgbench and the process that delays kept busy: near 1, the only core that a
-    single thread can have, they are what was measured. None where there is no such process or it cannot be
-    known.
-    """
-
-    tps: float
-    user: float | None = None
-    system: float | None = None
-    machine: float | None = None
-    load: float | None = None
-    link: float | None = None
-
-
-@attrs.frozen
 class Spread:
+    """The median of the rounds, the lowest and the highest of them."""
+
     median: float
     low: float
     high: float
@@ -39,6 +23,10 @@ class Spread:
     def __format__(self, spec: str) -> str:
         """Such as `18,400 (17,900-19,100)`, each number formatted by `spec`."""
         return f"{self.median:{spec}} ({self.low:{spec}}-{self.high:{spec}})"
+
+    def overlaps(self, other: Spread) -> bool:
+        """Whether some value lies in both ranges: then the rounds do not tell the two medians apart."""
+        return self.low <= other.high and other.low <= self.high
 
 
 @attrs.frozen
@@ -52,11 +40,13 @@ class Latencies:
     tail: float
 
 
-def latencies(milliseconds: Iterable[float]) -> Latencies:
-    """Of one run; there must be at least one."""
+def latencies(milliseconds: Iterable[float]) -> Latencies | None:
+    """Of one run; None if it has none."""
     ordered = sorted(milliseconds)
+    if not ordered:
+        return None
     p50, p95, p99, p999 = (percentile(ordered, share) for share in (0.5, 0.95, 0.99, 0.999))
-    return Latencies(p50, p95, p99, p999, p99 / p50)
+    return Latencies(p50, p95, p99, p999, p99 / p50 if p50 else 1.0)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -70,17 +60,17 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.median(known), min(known), max(known)) if known else None
 
 
-def ratios(samples: Sequence[Sample], baseline: Sequence[Sample]) -> Spread | None:
-    """Throughput over the baseline's of the same round, so that what disturbs a round disturbs both sides."""
-    return spread(ratio(one.tps, other.tps) for one, other in zip(samples, baseline, strict=True))
+def ratios(values: Sequence[float | None], baseline: Sequence[float | None]) -> Spread | None:
+    """Each value over the baseline's of the same round, so that what disturbs a round disturbs both sides."""
+    return spread(ratio(one, other) for one, other in zip(values, baseline, strict=True))
 
 
-def ratio(value: float, baseline: float) -> float | None:
-    """None where the baseline did nothing at all."""
-    return value / baseline if baseline else None
+def ratio(value: float | None, baseline: float | None) -> float | None:
+    """None where one is unknown, or where the baseline did nothing at all."""
+    return value / baseline if baseline and value is not None else None
 
 
-def per_transaction(seconds: float, transactions: int) -> float:
+def per_transaction(seconds: float, transactions: float) -> float:
     """Microseconds."""
     return seconds * 1e6 / transactions
 
@@ -92,5 +82,5 @@ def per_client(before: int, after: int, clients: int) -> float:
 
 def turn(names: Sequence[str], number: int) -> list[str]:
     """The order of a round: each starts with another, so that nobody always follows the same neighbour."""
-    start = number % len(names)
+    start = number % len(names) if names else 0
     return [*names[start:], *names[:start]]

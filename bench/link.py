@@ -1,6 +1,6 @@
-"""A network of our own: python -m bench.link PORT MILLISECONDS
+"""A network of our own: python -m bench.link HOST PORT MILLISECONDS
 
-A TCP proxy in front of 127.0.0.1:PORT. It prints the port it listens on. Every chunk is handed on so many
+A TCP proxy in front of HOST:PORT. It prints the port it listens on. Every chunk is handed on so many
 milliseconds after it was read, in each direction, so a round trip takes twice that; bandwidth is not limited.
 Opening a connection is not delayed, closing one is. It ends with its standard input.
 
@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from .companion import running
-from .poolers import HOST, Link
+from .login import HOST
+from .poolers import Link
 from .processes import raise_file_limit
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ READY_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def link(port: int, milliseconds: float) -> Iterator[Link]:
+def link(port: int, milliseconds: float, host: str = HOST) -> Iterator[Link]:
     """Such a process, in front of the port; raises `CompanionError`."""
-    with running(__name__, str(port), str(milliseconds), ready_seconds=READY_SECONDS) as process:
+    with running(__name__, host, str(port), str(milliseconds), ready_seconds=READY_SECONDS) as process:
         yield Link(int(process.ready), process.pid)
 
 
@@ -202,12 +203,12 @@ def wake_up_in_time() -> None:
 
 
 def main() -> None:
-    port, milliseconds = int(sys.argv[1]), float(sys.argv[2])
+    host, port, milliseconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     raise_file_limit()
     wake_up_in_time()
     with socket.create_server((HOST, 0), backlog=4096) as listener:
         print(listener.getsockname()[1], flush=True)
-        Delay(listener, (HOST, port), milliseconds / 1e3).run(until=sys.stdin.fileno())
+        Delay(listener, (host, port), milliseconds / 1e3).run(until=sys.stdin.fileno())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What is measured: PostgreSQL itself and poolers in front of it, each started, waited for and stopped.
 
-All trust their clients, listen on a free port of 127.0.0.1 and have pools of the same size. They differ in
-nothing that their own documentation recommends. What a work needs beyond that is in its `Settings`, for each
-pooler in its own words.
+All listen on a free port of 127.0.0.1 and have pools of the same size; unless a work says otherwise they
+trust their clients. They differ in nothing that their own documentation recommends. What a work needs beyond
+that is in its `Settings`, for each pooler in its own words.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,15 +25,18 @@ import attrs
 
 from trio_pool.cli.processes import unprivileged_user
 
+from .login import HOST, Login
+from .problems import TargetError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trio_pool.cli.postgres import LocalPostgres
-
-HOST = "127.0.0.1"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 LOGIN_SECONDS = 10.0
+
+# Prepared statements in transaction pooling are on by default since then, and it is faster.
+RECENT_PGBOUNCER = (1, 24)
 
 TRIO_POOL_TOML = """\
 [listen]
@@ -40,13 +44,13 @@ addresses = ["{host}:{port}"]
 max_clients = {max_clients}
 
 [auth]
-method = "trust"
+method = "{auth}"
 
 [databases.postgres]
-origin = "postgresql://postgres@{host}:{origin_port}/postgres?sslmode=disable"
+origin = {origin}
 pool_size = {pool_size}
 queue_ahead = {queue_ahead}
-
+{password}
 {more}
 """
 
@@ -54,14 +58,14 @@ queue_ahead = {queue_ahead}
 # prepared statements (on by default since 1.24).
 PGBOUNCER_INI = """\
 [databases]
-postgres = host={host} port={origin_port} user=postgres dbname=postgres
+postgres = {origin}
 
 [pgbouncer]
 listen_addr = {host}
 listen_port = {port}
 listen_backlog = 4096
 unix_socket_dir =
-auth_type = trust
+auth_type = {auth}
 auth_file = {directory}/users
 pool_mode = transaction
 default_pool_size = {pool_size}
@@ -70,25 +74,30 @@ max_prepared_statements = 200
 log_connections = 0
 log_disconnections = 0
 logfile = {directory}/log
+server_tls_sslmode = {sslmode}
 {more}
 """
 
 
-class PoolerStartError(Exception):
+class PoolerStartError(TargetError):
     """A pooler did not start; the message holds what it printed."""
 
 
 @attrs.frozen
 class Target:
-    """Where pgbench connects to, and the process whose figures count; 0 for PostgreSQL itself.
+    """Where clients connect to, and the process whose figures count; 0 for PostgreSQL itself.
 
     `link` is the process that delays what passes between the two, 0 if there is none.
     """
 
     name: str
-    port: int
+    login: Login
     pid: int = 0
     link: int = 0
+
+    @property
+    def port(self) -> int:
+        return self.login.port
 
 
 @attrs.frozen
@@ -97,6 +106,19 @@ class Link:
 
     port: int
     pid: int
+
+
+@attrs.frozen
+class Door:
+    """How clients get in if not on trust: over TLS with these PEM files, with SCRAM and this secret.
+
+    `password` is what the secret is of.
+    """
+
+    certificate: Path
+    key: Path
+    secret: str
+    password: str = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -112,72 +134,129 @@ class Settings:
     toml: str = ""
     ini: str = ""
     link: Link | None = None
+    door: Door | None = None
 
-    def origin_port(self, postgres: LocalPostgres) -> int:
-        return self.link.port if self.link else postgres.port
+    def origin(self, database: Login) -> Login:
+        return attrs.evolve(database, host=HOST, port=self.link.port) if self.link else database
+
+    def clients(self, port: int) -> Login:
+        """Of the clients of a pooler on this port."""
+        if self.door is None:
+            return Login(HOST, port)
+        return Login(HOST, port, password=self.door.password, sslmode="require")
 
     @property
     def link_pid(self) -> int:
         return self.link.pid if self.link else 0
 
 
-def direct(postgres: LocalPostgres) -> Target:
-    return Target("direct", postgres.port)
+@contextlib.contextmanager
+def direct(database: Login) -> Iterator[Target]:
+    yield Target("direct", database)
 
 
 @contextlib.contextmanager
-def trio_pool(postgres: LocalPostgres, settings: Settings) -> Iterator[Target]:
+def trio_pool(name: str, database: Login, settings: Settings) -> Iterator[Target]:
     """`trio-pool serve` from the package that is running this."""
     with _directory() as directory:
         port = free_port()
         file = directory / "trio-pool.toml"
+        origin = settings.origin(database)
+        address = f"{origin.user}@{origin.host}:{origin.port}/{origin.database}?sslmode={origin.sslmode}"
+        door = settings.door
+        more = settings.toml
+        if door is not None:
+            more += (
+                f'\n[listen.tls]\nmode = "require"\ncertificate = "{door.certificate}"\nkey = "{door.key}"\n'
+            )
+            more += f'\n[users.postgres]\npassword = "{door.secret}"\n'
         configuration = TRIO_POOL_TOML.format(
             host=HOST,
             port=port,
-            origin_port=settings.origin_port(postgres),
+            origin=f'"postgresql://{address}"',
+            auth="scram-sha-256" if door else "trust",
             pool_size=settings.pool,
             max_clients=settings.max_clients,
             queue_ahead=settings.queue_ahead,
-            more=settings.toml,
+            password="" if origin.password is None else f'password_env = "{PASSWORD_ENV}"',
+            more=more,
         )
         file.write_text(configuration)
+        environment = os.environ | ({} if origin.password is None else {PASSWORD_ENV: origin.password})
         command = [sys.executable, "-m", "trio_pool", "serve", "--config", str(file)]
-        with _running("trio-pool", command, directory, port, signal.SIGTERM) as pid:
-            yield Target("trio-pool", port, pid, settings.link_pid)
+        clients = settings.clients(port)
+        with _running(name, command, directory, clients, signal.SIGTERM, environment) as pid:
+            yield Target(name, clients, pid, settings.link_pid)
+
+
+PASSWORD_ENV = "TRIO_POOL_BENCH_PASSWORD"
 
 
 @contextlib.contextmanager
-def pgbouncer(program: Path, postgres: LocalPostgres, settings: Settings) -> Iterator[Target]:
+def pgbouncer(program: Path, name: str, database: Login, settings: Settings) -> Iterator[Target]:
     """PgBouncer in transaction mode. It refuses to be root, so for root it runs as an unprivileged user."""
     with _directory() as directory:
         port = free_port()
         file = directory / "pgbouncer.ini"
+        origin = settings.origin(database)
+        where = f"host={origin.host} port={origin.port} dbname={origin.database} user={origin.user}"
+        secret = "" if origin.password is None else f" password='{_doubled(origin.password)}'"
+        door = settings.door
+        more = settings.ini
+        users = '"postgres" ""\n'
+        if door is not None:
+            for source, copy in ((door.certificate, "server.crt"), (door.key, "server.key")):
+                shutil.copyfile(source, directory / copy)
+            more += f"\nclient_tls_sslmode = require\nclient_tls_cert_file = {directory}/server.crt\n"
+            more += f"client_tls_key_file = {directory}/server.key\n"
+            users = f'"postgres" "{door.secret}"\n'
         configuration = PGBOUNCER_INI.format(
             host=HOST,
             port=port,
-            origin_port=settings.origin_port(postgres),
+            origin=where + secret,
+            auth="scram-sha-256" if door else "trust",
             pool_size=settings.pool,
             max_clients=settings.max_clients,
             directory=directory,
-            more=settings.ini,
+            sslmode=origin.sslmode,
+            more=more,
         )
         file.write_text(configuration)
-        (directory / "users").write_text('"postgres" ""\n')
+        (directory / "users").write_text(users)
         command = [str(program), "-q", str(file)]
         if os.geteuid() == 0:
             user = unprivileged_user()
             for path in (directory, *directory.iterdir()):
                 os.chown(path, user.uid, user.gid)
             command[1:1] = ["-u", user.name]
+        clients = settings.clients(port)
         # Since 1.23 SIGTERM waits for clients to leave.
-        with _running("pgbouncer", command, directory, port, signal.SIGQUIT) as pid:
-            yield Target("pgbouncer", port, pid, settings.link_pid)
+        with _running(name, command, directory, clients, signal.SIGQUIT, dict(os.environ)) as pid:
+            yield Target(name, clients, pid, settings.link_pid)
+
+
+def _doubled(text: str) -> str:
+    """As PgBouncer's connection strings quote."""
+    return text.replace("'", "''")
 
 
 def find_pgbouncer(named: str | None = None) -> Path | None:
     """The program that was named, or the one on PATH or in Debian's /usr/sbin; None if there is none."""
     found = shutil.which(named or "pgbouncer") or (None if named else shutil.which("/usr/sbin/pgbouncer"))
     return Path(found) if found else None
+
+
+def pgbouncer_version(program: Path) -> str:
+    """Such as `1.24.1`; empty if it does not say."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"PgBouncer (\d+\.\d+\S*)", done.stdout)
+    return found[1] if found else ""
+
+
+def is_old_pgbouncer(version: str) -> bool:
+    """Whether it is older than 1.24; a version that cannot be read is not."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) < RECENT_PGBOUNCER
 
 
 def free_port() -> int:
@@ -195,9 +274,15 @@ STARTUP = struct.pack("!II", 8 + len(STARTUP_PARAMETERS), 3 << 16) + STARTUP_PAR
 READY_FOR_QUERY = b"Z\0\0\0\5I"
 
 
-def can_log_in(port: int) -> bool:
-    """Whether a client gets to ReadyForQuery."""
-    with contextlib.suppress(OSError), socket.create_connection((HOST, port), LOGIN_SECONDS) as client:
+def can_log_in(login: Login) -> bool:
+    """Whether a client gets to ReadyForQuery; where TLS is wanted, whether it is offered."""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((login.host, login.port), LOGIN_SECONDS) as client,
+    ):
+        if login.sslmode == "require":
+            client.sendall(struct.pack("!II", 8, 80877103))  # SSLRequest
+            return client.recv(1) == b"S"
         client.sendall(STARTUP)
         greeting = b""
         while received := client.recv(4096):
@@ -216,15 +301,30 @@ def _directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _running(
-    name: str, command: list[str], directory: Path, port: int, stop_signal: signal.Signals
+    name: str,
+    command: list[str],
+    directory: Path,
+    clients: Login,
+    stop_signal: signal.Signals,
+    environment: dict[str, str],
 ) -> Iterator[int]:
-    """The process's id, once it lets a client in; it is ended with the signal, or killed if that fails."""
+    """The process's id, once it lets a client in; it is ended with the signal, or killed if that fails.
+
+    It does not get the terminal's Ctrl-C, since this process ends it.
+    """
     printed = directory / "printed"
     with printed.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
     try:
-        if not _wait(lambda: can_log_in(port), process):
-            raise PoolerStartError(f"{name} did not start\n{printed.read_text(errors='replace')}")
+        if not _wait(lambda: can_log_in(clients), process):
+            raise PoolerStartError(f"{name} did not start: {printed.read_text(errors='replace').strip()}")
         yield process.pid
     finally:
         process.send_signal(stop_signal)

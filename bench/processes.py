@@ -1,4 +1,4 @@
-"""What a process and the machine have used: CPU time and memory, from Linux's /proc.
+"""What a process and the machine have used: CPU time, memory, context switches, from Linux's /proc.
 
 Elsewhere there is no /proc and every figure is None; throughput is measured all the same.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -28,6 +29,14 @@ class CpuTime:
         return CpuTime(self.user - before.user, self.system - before.system)
 
 
+@attrs.frozen
+class Switches:
+    """Context switches: `voluntary` ones to wait for something, `involuntary` ones to let others run."""
+
+    voluntary: int
+    involuntary: int
+
+
 def process_tree(pid: int) -> list[int]:
     """The process and all its descendants."""
     return [pid, *(below for child in child_processes(pid) for below in process_tree(child))]
@@ -45,6 +54,19 @@ def cpu_time(pid: int) -> CpuTime | None:
             ticks[0] += int(fields[11])
             ticks[1] += int(fields[12])
     return CpuTime(_seconds(ticks[0]), _seconds(ticks[1]))
+
+
+def switches(pid: int) -> Switches | None:
+    """Of every thread of the process and of its descendants."""
+    if not (PROC / "self" / "status").exists():
+        return None
+    counted = {"voluntary": 0, "nonvoluntary": 0}
+    for one in process_tree(pid):
+        for status in (PROC / str(one) / "task").glob("*/status"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for kind, number in re.findall(r"^(\w+)_ctxt_switches:\s+(\d+)", status.read_text(), re.M):
+                    counted[kind] += int(number)
+    return Switches(counted["voluntary"], counted["nonvoluntary"])
 
 
 def machine_cpu_time() -> CpuTime | None:
@@ -65,6 +87,12 @@ def resident_bytes(pid: int) -> int | None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             pages += int((PROC / str(one) / "statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def seconds_of_children() -> float:
+    """CPU time of the processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def raise_file_limit() -> int:

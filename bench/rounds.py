@@ -1,227 +1,114 @@
-"""What every measurement of throughput shares: the targets, the rounds, the table, the command line.
+"""The rounds: every target once in each, so that a machine that slows down slows them all down.
 
-A round has one run of each target, so that a machine that slows down slows them all down. Nothing here
-asserts anything about a figure.
+A target that fails is out of the work from then on, and the others go on. Nothing here asserts anything about
+a figure, and nothing prints.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import os
-import platform
-import signal
-import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import subprocess
+from typing import TYPE_CHECKING
 
-import attrs
-
-from . import figures, pgbench, poolers, processes
+from . import figures
+from .problems import LeftOut, TargetError
+from .results import TargetResult
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
 
-    from trio_pool.cli.postgres import LocalPostgres
+    from .poolers import Target
+    from .sample import Sample
+    from .stage import Start
+    from .works.work import Plan
 
-    from .processes import CpuTime
+    Tell = Callable[[str, str], None]
+    """Called with a target's name and with what is done or known about it: "starts", "round 2", an error."""
 
-    Start = Callable[[LocalPostgres, poolers.Settings], AbstractContextManager[poolers.Target]]
+FAILURES = (TargetError, OSError, subprocess.SubprocessError)
 
-Samples = dict[str, list[figures.Sample]]
-
-
-@attrs.frozen
-class Reading:
-    """What had been used at one moment: by the pooler, by the whole machine, by the link."""
-
-    at: float
-    pooler: CpuTime | None
-    machine: CpuTime | None
-    link: CpuTime | None
-
-    @classmethod
-    def of(cls, target: poolers.Target) -> Reading:
-        return cls(
-            time.monotonic(),
-            processes.cpu_time(target.pid) if target.pid else None,
-            processes.machine_cpu_time(),
-            processes.cpu_time(target.link) if target.link else None,
-        )
-
-    def sample(self, after: Reading, run: pgbench.Run) -> figures.Sample:
-        """Of a run between this reading and the other."""
-        sample = figures.Sample(run.tps, load=run.load)
-        if self.pooler and after.pooler:
-            used = after.pooler.since(self.pooler)
-            sample = attrs.evolve(
-                sample,
-                user=figures.per_transaction(used.user, run.transactions),
-                system=figures.per_transaction(used.system, run.transactions),
-            )
-        if self.machine and after.machine:
-            used = after.machine.since(self.machine)
-            machine = figures.per_transaction(used.user + used.system, run.transactions)
-            sample = attrs.evolve(sample, machine=machine)
-        if self.link and after.link:
-            used = after.link.since(self.link)
-            sample = attrs.evolve(sample, link=(used.user + used.system) / (after.at - self.at))
-        return sample
+# A reason longer than this is what a program printed; its beginning is in the table, and says what it is.
+LONGEST_REASON = 400
 
 
-def measure(bin_dir: Path, target: poolers.Target, work: pgbench.Work, seconds: int) -> figures.Sample:
-    """One run through one target."""
-    before = Reading.of(target)
-    run = pgbench.run(bin_dir, poolers.HOST, target.port, work, seconds)
-    return before.sample(Reading.of(target), run)
-
-
-def interleave(
-    bin_dir: Path,
-    targets: Mapping[str, poolers.Target],
-    work: pgbench.Work,
-    rounds: int,
-    seconds: int,
-    prepare: Callable[[], object] = lambda: None,
-) -> Samples:
-    """Every target once a round, `prepare` called before each run.
-
-    The first run of all is thrown away: it warms the pools up.
-    """
-    for target in targets.values():
-        pgbench.run(bin_dir, poolers.HOST, target.port, work, 1)
-    samples: Samples = {name: [] for name in targets}
-    for number in range(rounds):
-        for name in figures.turn(list(targets), number):
-            prepare()
-            sample = measure(bin_dir, targets[name], work, seconds)
-            samples[name].append(sample)
-            print(f"  round {number + 1}/{rounds}  {name:10} {sample.tps:9,.0f} tps", file=sys.stderr)
-    return samples
-
-
-def report(work: pgbench.Work, samples: Samples) -> dict[str, Any]:
-    """Print one work's table; return the same for JSON."""
-    baseline = baseline_of(samples)
-    print(f"\n{work.name}: median (lowest-highest); CPU in microseconds per transaction")
-    print(f"{'':10}  {'tps':>24}  {'/ ' + baseline:>18}  {'user':>5} {'system':>6} {'machine':>7}")
-    table: dict[str, Any] = {}
-    for name, rows in samples.items():
-        tps = figures.spread(row.tps for row in rows)
-        ratio = figures.ratios(rows, samples[baseline])
-        cpu = {
-            "user": figures.spread(row.user for row in rows),
-            "system": figures.spread(row.system for row in rows),
-            "machine": figures.spread(row.machine for row in rows),
-        }
-        medians = [f"{value.median:.1f}" if value else "-" for value in cpu.values()]
-        print(f"{name:10}  {tps:>,.0f}".ljust(36), f" {ratio:.3f}".ljust(21), end="")
-        print(f"{medians[0]:>5} {medians[1]:>6} {medians[2]:>7}")
-        spreads = {
-            "tps": tps,
-            f"ratio to {baseline}": ratio,
-            **cpu,
-            "load": figures.spread(row.load for row in rows),
-            "link": figures.spread(row.link for row in rows),
-        }
-        table[name] = {"rounds": [attrs.asdict(row) for row in rows], **spreads_for_json(spreads)}
-    return table
-
-
-def report_limits(samples: Samples) -> None:
-    """Print how busy were the processes that must not be what is measured."""
-    for name, rows in samples.items():
-        busy = {"pgbench": [row.load for row in rows], "link": [row.link for row in rows]}
-        known = [f"{what} {shares:.2f}" for what, shares in _spreads(busy)]
-        if known:
-            print(f"{name:10}  cores kept busy: {', '.join(known)}")
-
-
-def _spreads(values: Mapping[str, list[float | None]]) -> Iterator[tuple[str, figures.Spread]]:
-    for name, shares in values.items():
-        if known := figures.spread(shares):
-            yield name, known
-
-
-def baseline_of(targets: Mapping[str, Any]) -> str:
-    """What the others are compared with: PgBouncer if it is there, else PostgreSQL, else the first."""
-    return next((name for name in ("pgbouncer", "direct") if name in targets), next(iter(targets)))
-
-
-def spreads_for_json(spreads: Mapping[str, figures.Spread | None]) -> dict[str, Any]:
-    """Without those that are unknown."""
-    return {name: attrs.asdict(spread) for name, spread in spreads.items() if spread}
-
-
-def starters(chosen: argparse.Namespace) -> list[Start]:
-    """How to start each pooler that was asked for and is there."""
-    found: list[Start] = [] if "trio-pool" in chosen.without else [poolers.trio_pool]
-    program = None if "pgbouncer" in chosen.without else poolers.find_pgbouncer(chosen.pgbouncer)
-    if program is not None:
-        found.append(functools.partial(poolers.pgbouncer, program))
-    elif chosen.pgbouncer:
-        sys.exit(f"no program {chosen.pgbouncer}")
-    return found
-
-
-@contextlib.contextmanager
-def started(
-    chosen: argparse.Namespace, postgres: LocalPostgres, settings: poolers.Settings
-) -> Iterator[dict[str, poolers.Target]]:
-    """Every pooler that was asked for, by name, all with the same settings."""
+def run(plan: Plan, rounds: int, seconds: int, tell: Tell) -> tuple[TargetResult, ...]:
+    """Measure every target of the plan; failures are in the results."""
     with contextlib.ExitStack() as stack:
-        targets = [stack.enter_context(start(postgres, settings)) for start in starters(chosen)]
-        yield {target.name: target for target in targets}
+        course = _Course(plan, seconds, tell, stack)
+        for name in plan.targets:
+            course.prepare(name)
+        for number in range(rounds):
+            for name in figures.turn(list(plan.targets), number):
+                if name in course.starts:
+                    tell(name, f"round {number + 1}/{rounds}")
+                    course.measure(name)
+        return tuple(course.result(name) for name in plan.targets)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those that every measurement has."""
-    parser.add_argument("--rounds", type=int, default=5, metavar="R", help="rounds (default %(default)s)")
-    parser.add_argument(
-        "--seconds", type=int, default=5, metavar="T", help="of each run (default %(default)s)"
-    )
-    parser.add_argument(
-        "--clients", type=int, default=32, metavar="N", help="of pgbench (default %(default)s)"
-    )
-    parser.add_argument(
-        "--pool-size", type=int, default=20, metavar="N", help="server connections (default 20)"
-    )
-    parser.add_argument(
-        "--queue-ahead", type=int, default=0, metavar="N", help="trio-pool's (default 0, off)"
-    )
-    parser.add_argument(
-        "--scale", type=int, default=10, metavar="N", help="pgbench's -s (default %(default)s)"
-    )
-    parser.add_argument("--pgbouncer", metavar="PROGRAM", help="default: the one on PATH, if there is one")
-    parser.add_argument("--without", action="append", default=[], choices=("trio-pool", "pgbouncer"))
-    parser.add_argument(
-        "--bin-dir", metavar="DIRECTORY", help="PostgreSQL's programs; default: embedded or found"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+class _Course:
+    """One work under way: `starts` has the targets that are still in it."""
+
+    def __init__(self, plan: Plan, seconds: int, tell: Tell, stack: contextlib.ExitStack) -> None:
+        self.plan = plan
+        self.seconds = seconds
+        self.tell = tell
+        self.stack = stack
+        self.starts: dict[str, Start] = {}
+        self.samples: Mapping[str, list[Sample]] = {name: [] for name in plan.targets}
+        self.errors: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+
+    def prepare(self, name: str) -> None:
+        """Start the target and let it warm up: the first run of all is thrown away."""
+        start = self.plan.targets[name]
+        self.starts[name] = start
+        if self.plan.fresh:
+            return
+        self.tell(name, "starts")
+        with self._failing(name):
+            target = self.stack.enter_context(start())
+            self.starts[name] = lambda: contextlib.nullcontext(target)
+            if self.plan.warm_up is not None:
+                self.tell(name, "warms up")
+                self.plan.warm_up(target)
+
+    def measure(self, name: str) -> None:
+        with self._failing(name):
+            self.plan.prepare()
+            with self.starts[name]() as target:
+                sample = self.plan.measure(target, self.seconds)
+                self._check(target, sample)
+            self.samples[name].append(sample)
+
+    def result(self, name: str) -> TargetResult:
+        return TargetResult(name, tuple(self.samples[name]), self.errors.get(name), self.left_out.get(name))
+
+    def _check(self, target: Target, sample: Sample) -> None:
+        """Of a pooler that is gone nothing counts, even if its clients did not complain; nor does nothing."""
+        if target.pid and not _lives(target.pid):
+            raise TargetError("its process has ended")
+        if not sample.count:
+            raise TargetError("it did nothing at all")
+
+    @contextlib.contextmanager
+    def _failing(self, name: str) -> Iterator[None]:
+        """Who fails here is out."""
+        try:
+            yield
+        except LeftOut as reason:
+            self.left_out[name] = str(reason)
+        except FAILURES as error:
+            self.errors[name] = f"{error}".strip()[:LONGEST_REASON] or type(error).__name__
+            self.tell(name, f"error: {self.errors[name]}")
+        else:
+            return
+        self.starts.pop(name, None)
 
 
-def conditions(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The machine and the options, as the beginning of what is written as JSON."""
-    return {
-        "machine": {"platform": platform.platform(), "python": sys.version, "cores": os.cpu_count()},
-        "options": {name: value for name, value in vars(chosen).items() if name != "json"},
-    }
-
-
-@contextlib.contextmanager
-def recording(file: Path | None, result: Mapping[str, Any]) -> Iterator[None]:
-    """Write the result to the file at the end, however far it got.
-
-    SIGTERM ends the measurement as Ctrl-C does, so that nothing that it started is left behind.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if file:
-            file.write_text(json.dumps(result, indent=1) + "\n")
+def _lives(pid: int) -> bool:
+    """Whether a child of ours still runs, without reaping it, which is for who started it."""
+    with contextlib.suppress(ChildProcessError):
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, pid, options) is None
+    return True

@@ -1,4 +1,4 @@
-"""The first measurement's arithmetic, and that what it needs from the outside is read right."""
+"""The arithmetic, against distributions and rounds whose figures are known."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import os
 
 import pytest
 
-from bench import figures, pgbench, poolers, processes
-from bench.figures import Sample, Spread
-
-PRINTED = """\
-transaction type: <builtin: select only>
-number of clients: 32
-number of transactions actually processed: 61234
-number of failed transactions: 0 (0.000%)
-latency average = 1.2 ms
-tps = 20411.250000 (without initial connection time)
-"""
+from bench import figures, processes
+from bench.figures import Latencies, Spread
+from bench.processes import CpuTime, Switches
+from bench.sample import Done, Reading
 
 
 def test_a_spread_is_the_median_and_the_extremes() -> None:
@@ -33,20 +26,63 @@ def test_what_is_unknown_is_left_out() -> None:
 
 def test_ratios_are_taken_round_by_round() -> None:
     """A round in which the machine was half as fast says the same about the ratio."""
-    samples = [Sample(900.0), Sample(450.0), Sample(880.0)]
-    baseline = [Sample(1000.0), Sample(500.0), Sample(1100.0)]
-    assert figures.ratios(samples, baseline) == Spread(0.9, 0.8, 0.9)
+    assert figures.ratios([900.0, 450.0, 880.0], [1000.0, 500.0, 1100.0]) == Spread(0.9, 0.8, 0.9)
 
 
 def test_ratios_need_the_same_rounds() -> None:
     """A target that missed a round is not compared with another round by mistake."""
     with pytest.raises(ValueError, match="longer"):
-        figures.ratios([Sample(1.0)], [Sample(1.0), Sample(2.0)])
+        figures.ratios([1.0], [1.0, 2.0])
 
 
-def test_units() -> None:
-    """CPU is in microseconds per transaction, memory in bytes per client."""
-    assert figures.per_transaction(0.5, 100_000) == 5.0
+def test_a_pooler_that_did_nothing_has_no_ratio() -> None:
+    """Rather than an infinite one."""
+    assert figures.ratio(5.0, 0.0) is None
+    assert figures.ratio(0.0, 5.0) == 0.0
+
+
+def test_ranges_that_touch_tell_nothing_apart() -> None:
+    """Only rounds that are all on one side say that something changed."""
+    assert Spread(1.0, 0.9, 1.1).overlaps(Spread(1.2, 1.1, 1.3))
+    assert not Spread(1.0, 0.9, 1.1).overlaps(Spread(1.3, 1.2, 1.4))
+
+
+def test_latencies_are_ranks() -> None:
+    """Every quantile is a latency that occurred, and the tail is p99 in units of p50."""
+    seen = figures.latencies(float(one) for one in range(1000, 0, -1))
+    assert seen == Latencies(500.0, 950.0, 990.0, 999.0, 1.98)
+
+
+def test_quantiles_of_a_long_tail() -> None:
+    """One transaction in a hundred that is slow is in p99.9, and not in p99."""
+    seen = figures.latencies([1.0] * 990 + [50.0] * 10)
+    assert seen == Latencies(1.0, 1.0, 1.0, 50.0, 1.0)
+
+
+def test_one_latency_is_all_quantiles() -> None:
+    """The shortest log gives figures too; an empty one gives none."""
+    assert figures.latencies([3.0]) == Latencies(3.0, 3.0, 3.0, 3.0, 1.0)
+    assert figures.latencies([]) is None
+
+
+def test_cpu_and_switches_are_for_one_transaction() -> None:
+    """CPU is in microseconds of the pooler's own time, user and system apart, the link in cores."""
+    before = Reading(10.0, CpuTime(1.0, 2.0), Switches(100, 10), CpuTime(50.0, 50.0), CpuTime(0.0, 0.0))
+    after = Reading(12.0, CpuTime(1.5, 3.5), Switches(600, 110), CpuTime(51.0, 51.0), CpuTime(0.5, 0.5))
+    sample = before.sample(after, Done(1000, {"tps": 500.0}))
+    assert (sample.user, sample.system, sample.machine) == (500.0, 1500.0, 2000.0)
+    assert (sample.voluntary, sample.involuntary) == (0.5, 0.1)
+    assert sample.link == 0.5
+
+
+def test_nothing_done_costs_nothing_each() -> None:
+    """Honest clients may get nothing at all done; that is no division by zero."""
+    reading = Reading(0.0, CpuTime(0.0, 0.0), Switches(0, 0), CpuTime(0.0, 0.0), None)
+    assert reading.sample(reading, Done(0, {})).user is None
+
+
+def test_memory_is_for_each_client() -> None:
+    """In bytes by which the pooler grew."""
     assert figures.per_client(1_000_000, 10_000_000, 9000) == 1000.0
 
 
@@ -56,26 +92,6 @@ def test_every_target_gets_to_be_the_first_of_a_round() -> None:
     assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
 
 
-def test_pgbenchs_report() -> None:
-    """Transactions and throughput are what pgbench printed."""
-    assert pgbench.parse(PRINTED) == pgbench.Run(61234, 20411.25)
-
-
-@pytest.mark.parametrize(
-    "printed",
-    [
-        "",
-        PRINTED.replace("61234", "0"),
-        PRINTED.replace("failed transactions: 0", "failed transactions: 3"),
-    ],
-    ids=["nothing", "no transactions", "failures"],
-)
-def test_a_run_that_failed_is_no_measurement(printed: str) -> None:
-    """A pooler that refuses transactions cannot look fast by it."""
-    with pytest.raises(pgbench.PgbenchError):
-        pgbench.parse(printed)
-
-
 @pytest.mark.skipif(not processes.PROC.joinpath("self", "stat").exists(), reason="figures come from /proc")
 def test_this_process_uses_time_and_memory() -> None:
     """The fields that are read are the ones that are meant: they agree with what Python knows of itself."""
@@ -83,15 +99,13 @@ def test_this_process_uses_time_and_memory() -> None:
     used = processes.cpu_time(os.getpid())
     resident = processes.resident_bytes(os.getpid())
     machine = processes.machine_cpu_time()
+    switches = processes.switches(os.getpid())
     assert used is not None
     assert machine is not None
     assert resident is not None
+    assert switches is not None
     assert used.user >= times.user - 0.05  # more, if it has children
     assert used.system >= times.system - 0.05
     assert machine.user >= used.user
     assert resident > 1 << 20
-
-
-def test_a_named_pgbouncer_is_not_replaced_by_another() -> None:
-    """Whoever names a program measures that one or none."""
-    assert poolers.find_pgbouncer("/nowhere/pgbouncer") is None
+    assert switches.voluntary > 0

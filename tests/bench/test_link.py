@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench import link, poolers
+from bench.login import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ ANSWER_SECONDS = 20.0
 @contextlib.contextmanager
 def echo() -> Iterator[int]:
     """A server for one client, which sends back what it gets and ends its stream when the client does."""
-    with socket.create_server((poolers.HOST, 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener:
         listener.settimeout(ANSWER_SECONDS)
 
         def serve() -> None:
@@ -45,7 +46,7 @@ def client() -> Iterator[socket.socket]:
     with (
         echo() as port,
         link.link(port, EACH_WAY * 1e3) as between,
-        socket.create_connection((poolers.HOST, between.port), ANSWER_SECONDS) as connected,
+        socket.create_connection((HOST, between.port), ANSWER_SECONDS) as connected,
     ):
         yield connected
 
@@ -92,5 +93,5 @@ def test_an_origin_that_is_not_there() -> None:
     """Who connects to nothing is disconnected, and the link goes on."""
     with link.link(poolers.free_port(), 0) as between:
         for _ in range(2):
-            with socket.create_connection((poolers.HOST, between.port), ANSWER_SECONDS) as client:
+            with socket.create_connection((HOST, between.port), ANSWER_SECONDS) as client:
                 assert client.recv(1) == b""
