@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.poller import Poller
     from trio_pool.net.server import Server
+    from trio_pool.net.server_queue import Queued
     from trio_pool.net.transport import Transport
     from trio_pool.protocol.inspection import Inspection
     from trio_pool.wire.messages import ErrorFields
@@ -64,7 +65,9 @@ class Client(Timed):
         "_parting",
         "peer",
         "process_id",
+        "queued",
         "secret",
+        "shares_servers",
         "user",
     )
 
@@ -90,6 +93,10 @@ class Client(Timed):
         """What waits for it; None until something does, since most clients do not listen."""
         self._parting = b""
         """A FATAL error that is sent before the end."""
+        self.queued: Queued | None = None
+        """Its place in the queue of a server that is still another client's."""
+        self.shares_servers = True
+        """Whether others may queue behind it: not if it reads so slowly that they had to wait for it."""
 
     def __repr__(self) -> str:
         return f"<Client {self.process_id} of {self.origin.pool.key} {self.session.state.value}>"
@@ -162,7 +169,7 @@ class Client(Timed):
                 self.granted(self.server)
             return  # it is being brought to rest, and then kept or given back
         pool = self.origin.pool
-        if self in pool.waiting:
+        if self.queued is not None or self in pool.waiting:
             if len(self.session.input) > MAX_WAITING_INPUT:
                 self.pause()
             return
@@ -177,14 +184,22 @@ class Client(Timed):
             return
         if pool.pinned:
             self.origin.reclaim()
+        if self.origin.ahead is not None:
+            self.origin.ahead.board()
+            if self.queued is not None:
+                return
         self.awake_by(self.requested_at + min(self.timeouts.lease_wait, self.timeouts.wait_notice))
 
     def granted(self, server: Server) -> None:
         """A lease begins. Hot path."""
+        if self.queued is not None:
+            self._leave_queue()
         session = self.session
         now = self.poller.now
         if self.server is None:
             self.leased_at = now
+            if self.origin.ahead is not None:
+                self.origin.ahead.leased(server)
         self.asked_at = now
         self.answered = server.session.answered
         self.began_at = now if session.begun is None else self.began_at + now - self.requested_at
@@ -215,12 +230,18 @@ class Client(Timed):
             session.unlink()
         else:
             session.reported = server.session.told
+        self._has_returned()
+        if server.measured is not None and self.origin.ahead is not None:
+            self.origin.ahead.measured(server, self.active_at - self.asked_at)
+        return True
+
+    def _has_returned(self) -> None:
+        """Hot path."""
         self.active_at = self.poller.now
         if self._inbox is not None and self._between_transactions:
             self._tell()
         if not self.mask & READABLE:
             self.resume()  # it was paused for the server that it leaves
-        return True
 
     def after_lease(self) -> None:
         """Hot path."""
@@ -233,6 +254,8 @@ class Client(Timed):
     ) -> None:
         """The wait is over, without a server."""
         self.origin.pool.forget(self)
+        if self.queued is not None:
+            self._leave_queue()
         self.session.refuse(messages.error(sqlstate, message, detail=detail, hint=hint))
         self.resume()
         self.input_moved()
@@ -240,6 +263,48 @@ class Client(Timed):
     def gets_no_lease(self) -> None:
         refusal = self.origin.refusal(self.user)
         self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
+
+    # -- reads that are sent ahead of their turn -------------------------------------------------------------
+
+    def sends_ahead(self, queued: Queued) -> bytes:
+        """What to send to a server that is still another client's. Hot path."""
+        self.queued = queued
+        return self.session.send_ahead(queued.queue.server.session)
+
+    def has_turn(self, server: Server) -> None:
+        """The lease begins: the server's next answer is for this client. Hot path."""
+        self.queued = None
+        self.origin.pool.forget(self)
+        now = self.poller.now
+        self.leased_at = self.asked_at = self.began_at = now
+        self.answered = server.session.answered
+        if now + self.limits.soonest < self._sleeping_until:
+            self.awake_by(now + self.limits.soonest)
+        self.server = server
+        self.session.has_turn(server.session)
+        if self.session.replies:
+            self.write(self.session.replies)
+            self.session.replies = b""
+
+    def turn_over(self) -> None:
+        """The lease ends with the answer: others wait behind it. `after_lease` follows. Hot path."""
+        self.server = None
+        self.session.unlink()
+        self._has_returned()
+
+    def asks_again(self) -> None:
+        """Its answer was spoiled by what was done to a neighbour, or lost with the server."""
+        self.queued = None
+        self.server = None
+        self.session.asks_again()
+        self.input_moved()
+
+    def _leave_queue(self) -> None:
+        """It does not wait for its turn any more; its request is to be sent again."""
+        queued, self.queued = self.queued, None
+        self.session.take_back()
+        if queued is not None:
+            queued.leave()
 
     def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
         """The leased server is gone. The client stays if its replies can be kept in step."""
@@ -415,6 +480,8 @@ class Client(Timed):
         self._ended = reason
         self.detach()
         self.origin.pool.forget(self)
+        if self.queued is not None:
+            self._leave_queue()
         if self.session.echoes.maxlen is None:  # it has listened to something
             self.origin.listening.forget(self)
         server, self.server = self.server, None
@@ -431,7 +498,7 @@ class Client(Timed):
         server = self.server
         if server is not None:
             await server.cancel_for(self)
-        elif self in self.origin.pool.waiting:
+        elif self.queued is not None or self in self.origin.pool.waiting:
             self.refuse_lease(SqlState.QUERY_CANCELED, "canceling statement due to user request")
 
     async def live(self) -> None:
@@ -458,7 +525,8 @@ class Client(Timed):
         """The daemon is stopping: leave now if no transaction is open and no request is running."""
         server = self.server
         open_without_server = self.session.state in (ClientState.BEGUN, ClientState.FAILED)
-        if not open_without_server and (server is None or server.session.free):
+        asks = self.queued is not None
+        if not open_without_server and not asks and (server is None or server.session.free):
             self.fail(
                 ClientFault(
                     "terminating connection due to administrator command",
@@ -489,6 +557,8 @@ class Client(Timed):
         """What it does, in a few words."""
         if self.waits:
             return "waiting"
+        if self.queued is not None:
+            return "queued behind another read"
         machine = self.session.server
         if machine is None:
             return _DOING.get(self.session.state, "idle")

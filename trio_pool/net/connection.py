@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Connection:
     """One socket of the data plane. Subclasses say what readable bytes and a vanished peer mean."""
 
-    __slots__ = ("_hushed", "fd", "mailbox", "mask", "poller", "transport")
+    __slots__ = ("_hushed", "_posted", "fd", "mailbox", "mask", "poller", "transport")
 
     def __init__(self, poller: Poller, transport: Transport) -> None:
         self.poller = poller
@@ -29,6 +29,7 @@ class Connection:
         self.mask = 0
         self.fd = -1
         self._hushed = False
+        self._posted: list[bytes] = []
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
@@ -84,6 +85,19 @@ class Connection:
                 self._set_mask(self.mask | WRITABLE)
             if source is not None:
                 source.pause()
+
+    def post(self, data: bytes) -> None:
+        """Send with whatever else is posted while the poller handles the same batch of sockets. Hot path."""
+        self._posted.append(data)
+        if len(self._posted) == 1:
+            self.poller.deliver_later(self.deliver)
+
+    def deliver(self) -> None:
+        """Send what was posted."""
+        posted = self._posted
+        self._posted = []
+        if self.fd >= 0:
+            self.write(posted[0] if len(posted) == 1 else b"".join(posted))
 
     def pause(self) -> None:
         """Stop reading; a hang-up is still noticed."""

@@ -1,4 +1,4 @@
-"""A request of our own, run through a lease like a client's."""
+"""Requests of our own, run through a lease like a client's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import trio
 from trio_pool.errors import Reason, ServerFault
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.facts import Ask
+from trio_pool.protocol.replies import Errand
 from trio_pool.protocol.settings import NONE, Settings, difference
 from trio_pool.wire import messages
 from trio_pool.wire.frames import Assembler
@@ -20,34 +21,42 @@ if TYPE_CHECKING:
     from trio_pool.net.connection import Connection
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.server import Server
+    from trio_pool.protocol.catalog import Inquiry
     from trio_pool.protocol.inspection import Inspection
+    from trio_pool.protocol.server import ServerSession
     from trio_pool.wire.messages import ErrorFields
 
 
-class SettingsTrial:
-    """Applies settings that a client asks for at start-up to a leased server, to learn whether it takes them
-    and what it makes of them.
+class OwnLease:
+    """A lease of our own: takes a server, sends something, and ends when that is answered.
 
-    The server keeps them: the client will want them there. Waits in the pool's queue like anybody else.
+    Waits in the pool's queue like anybody else.
     """
 
     process_id = 0
     user = ""
     """Nobody's: no bound holds for it."""
     peer = "trio-pool"
-    doing = "settings of a client that logs in"
+    doing = ""
 
-    def __init__(self, origin: OriginPool, wanted: Settings) -> None:
+    def __init__(self, origin: OriginPool) -> None:
         self.origin = origin
-        self.wanted = wanted
         self.requested_at = self.leased_at = trio.current_time()
-        self.result: tuple[Settings, Settings] | None = None
-        """The settings under their canonical names and values, and everything that the server then reports.
-        """
         self.fault: ServerFault | None = None
         self._done = trio.Event()
         self._replies = Assembler()
         self._server: Server | None = None
+
+    # -- for subclasses --------------------------------------------------------------------------------------
+
+    def requests(self, server: Server) -> bytes:
+        """What to send to a server."""
+        raise NotImplementedError
+
+    def answered(self, session: ServerSession) -> None:
+        """Everything is answered, without an error."""
+
+    # -- the lease -------------------------------------------------------------------------------------------
 
     @property
     def ending(self) -> bool:
@@ -57,11 +66,8 @@ class SettingsTrial:
     def unsent(self) -> int:
         return 0
 
-    async def run(self) -> tuple[Settings, Settings]:
-        """Returns `result`.
-
-        Raises `ServerFault` with the server's own words, or because there was no server to ask.
-        """
+    async def wait(self) -> None:
+        """Until it is over. Raises `ServerFault` with the server's own words, or because there was none."""
         try:
             server = self.origin.pool.acquire(self)
         except PoolFull:
@@ -78,41 +84,35 @@ class SettingsTrial:
                 self._server.orphaned(0)
         if self.fault is not None:
             raise self.fault
-        assert self.result is not None
-        return self.result
 
     def granted(self, server: Server) -> None:
         self._server = server
         self.leased_at = server.poller.now
         server.client = self
-        session = server.session
-        session.told = session.expected = session.reported
-        requests = session.adopt(NONE)
-        requests += difference(NONE, self.wanted, NONE, guarded=False) or messages.SYNC
-        session.sync()
-        session.unnamed = None
-        session.asks |= Ask.SETTINGS
-        requests += session.inspect(self.names_asked(), lambda found: self.found(found, server))
-        server.write(requests)
+        server.session.told = server.session.expected = server.session.reported
+        server.write(self.requests(server))
 
     def refuse_lease(
         self, sqlstate: str, message: str, detail: str | None = None, hint: str | None = None
     ) -> None:
-        self._fail(ServerFault(message, sqlstate, reason=Reason.CLIENT_REFUSED))
+        self.fail(ServerFault(message, sqlstate, reason=Reason.CLIENT_REFUSED))
 
     def write(self, data: bytes, source: Connection | None = None) -> None:
         self._replies.feed(data)
         while (message := self._replies.message()) is not None:
             tag, body = message
             if tag == Backend.ERROR_RESPONSE:
-                error = messages.read_error(body)
-                self.fault = ServerFault(error.summary, error.sqlstate, reason=Reason.CLIENT_REFUSED)
+                self.refused_with(messages.read_error(body))
+
+    def refused_with(self, error: ErrorFields) -> None:
+        """The server has said no; the lease ends when it has answered everything."""
+        self.fault = ServerFault(error.summary, error.sqlstate, reason=Reason.CLIENT_REFUSED)
 
     def resume(self) -> None:
         pass
 
     def names_asked(self) -> Iterable[str]:
-        return [name for name in self.wanted if "." in name]
+        return ()
 
     def found(self, inspection: Inspection, server: Server) -> None:
         """What the server has made of the settings is in its session."""
@@ -128,12 +128,13 @@ class SettingsTrial:
 
     def refused(self, server: Server, error: ErrorFields) -> None:
         self._server = None
-        self._fail(ServerFault(error.summary, error.sqlstate, reason=Reason.CLIENT_REFUSED))
+        self.refused_with(error)
+        self._done.set()
 
     def returns(self, server: Server) -> bool:
         self._server = None
         if self.fault is None:
-            self.result = (server.session.settings, server.session.reported)
+            self.answered(server.session)
         return True
 
     def after_lease(self) -> None:
@@ -141,11 +142,73 @@ class SettingsTrial:
 
     def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
         self._server = None
-        self._fail(fault)
+        self.fail(fault)
 
     def finish(self, reason: Reason) -> None:
         self._done.set()
 
-    def _fail(self, fault: ServerFault) -> None:
+    def fail(self, fault: ServerFault) -> None:
         self.fault = fault
         self._done.set()
+
+
+class SettingsTrial(OwnLease):
+    """Applies settings that a client asks for at start-up to a leased server, to learn whether it takes them
+    and what it makes of them.
+
+    The server keeps them: the client will want them there.
+    """
+
+    doing = "settings of a client that logs in"
+
+    def __init__(self, origin: OriginPool, wanted: Settings) -> None:
+        super().__init__(origin)
+        self.wanted = wanted
+        self.result: tuple[Settings, Settings] | None = None
+        """The settings under their canonical names and values, and everything that the server then reports.
+        """
+
+    async def run(self) -> tuple[Settings, Settings]:
+        """Returns `result`. Raises `ServerFault` as `wait` does."""
+        await self.wait()
+        assert self.result is not None
+        return self.result
+
+    def requests(self, server: Server) -> bytes:
+        session = server.session
+        requests = session.adopt(NONE)
+        requests += difference(NONE, self.wanted, NONE, guarded=False) or messages.SYNC
+        session.sync()
+        session.unnamed = None
+        session.asks |= Ask.SETTINGS
+        return requests + session.inspect(self.names_asked(), lambda found: self.found(found, server))
+
+    def names_asked(self) -> Iterable[str]:
+        return [name for name in self.wanted if "." in name]
+
+    def answered(self, session: ServerSession) -> None:
+        self.result = (session.settings, session.reported)
+
+
+class CatalogQuestion(OwnLease):
+    """Asks a server what names mean in its database."""
+
+    doing = "a look at the catalog"
+
+    def __init__(self, origin: OriginPool, inquiry: Inquiry) -> None:
+        super().__init__(origin)
+        self.inquiry = inquiry
+
+    async def run(self) -> None:
+        """The inquiry has its answer. Raises `ServerFault` as `wait` does."""
+        await self.wait()
+
+    def requests(self, server: Server) -> bytes:
+        session = server.session
+        requests = session.adopt(NONE)
+        session.own_group(Errand(row=self.inquiry.row, failed=self._failed))
+        session.unnamed = None
+        return requests + self.inquiry.request
+
+    def _failed(self, error: bytes) -> None:
+        self.refused_with(messages.read_error(error[5:]))

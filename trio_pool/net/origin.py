@@ -18,8 +18,10 @@ from trio_pool.config.model import Database, PoolMode, Session
 from trio_pool.errors import Reason, ServerFault, internal_fault
 from trio_pool.net.backoff import Backoff
 from trio_pool.net.dial import OriginAccess, dial
+from trio_pool.net.errand import CatalogQuestion
 from trio_pool.net.listening import Listening
 from trio_pool.net.mailbox import Mailbox
+from trio_pool.net.queue_ahead import QueueAhead
 from trio_pool.net.server import Server, ServerSlot
 from trio_pool.net.shortage import Shortage
 from trio_pool.pooling.pool import Pool, PoolKey
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from trio_pool.net.poller import Poller
     from trio_pool.net.shortage import Refusal
     from trio_pool.pooling.capacity import Capacity
+    from trio_pool.protocol.catalog import Inquiry
     from trio_pool.protocol.credentials import OriginSecret
     from trio_pool.protocol.settings import Settings
 
@@ -87,6 +90,9 @@ class OriginPool:
         self.releases = database.pool_mode is PoolMode.TRANSACTION
         self.defaults: Settings | None = None
         """What servers of this pool report right after their login; None until the first has."""
+        shared = lease_bounds is None and self.releases and not self.strict
+        self.ahead = QueueAhead(self, database.queue_ahead) if shared and database.queue_ahead else None
+        """What sends reads ahead of their turn; None if nothing does."""
         self._failure: ServerFault | None = None
         self._opening_since = math.inf
         """When the attempt to open a server that is under way began."""
@@ -130,6 +136,8 @@ class OriginPool:
         """Open servers when they are wanted; each lives in a task of this nursery."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.listening.run)
+            if self.ahead is not None:
+                nursery.start_soon(self.ahead.run)
             backoff = Backoff()
             while True:
                 while self.pool.wants_server:
@@ -224,6 +232,23 @@ class OriginPool:
             log.info("clients that move sequences are pinned from now on", pool=str(self.pool.key))
             for server in [*self.pool.idle, *self.pool.leased]:
                 server.session.count_sequences()
+
+    def plans_changed(self) -> None:
+        """Somebody has changed the schema: what is prepared from now on may be something else, and what was
+        known of names may not hold.
+        """
+        self.statements.renew()
+        if self.ahead is not None:
+            self.ahead.catalog.clear()
+
+    async def asks(self, inquiry: Inquiry) -> bool:
+        """Ask a server what names mean, once there is one. False if that failed."""
+        try:
+            await CatalogQuestion(self, inquiry).run()
+        except ServerFault as fault:
+            log.warning("cannot ask the catalog", pool=str(self.pool.key), error=fault.message)
+            return False
+        return True
 
     def reclaim(self) -> None:
         """A client waits: take back a server that is kept for nothing that anybody has asked for."""

@@ -107,6 +107,9 @@ class Poller:
     def __init__(self, readiness: Readiness | None = None) -> None:
         self._readiness = readiness or default_readiness()
         self._handlers: dict[int, Handler] = {}
+        self._deliveries: list[Callable[[], None]] = []
+        self._handling = False
+        """Whether the sockets of a batch are being handled."""
         self.now = 0.0
         self.resting = 0
         """How many of Trio's tasks wait for something to read while nobody connects or is connected to: more
@@ -125,6 +128,18 @@ class Poller:
         """No handler is called for this descriptor from now on. To be called before it is closed."""
         if self._handlers.pop(fd, None) is not None:
             self._readiness.unregister(fd)
+
+    def deliver_later(self, deliver: Callable[[], None]) -> None:
+        """Call it at the end of the batch; at once if there is none."""
+        if self._handling:
+            self._deliveries.append(deliver)
+        else:
+            deliver()
+
+    def _deliver(self) -> None:
+        deliveries, self._deliveries = self._deliveries, []
+        for deliver in deliveries:
+            deliver()
 
     def tick(self) -> float:
         """The time, for a task that is about to call what reads `now`."""
@@ -167,10 +182,14 @@ class Poller:
                         if not ready:
                             break
                         self.tick()
+                    self._handling = True
                     for ready_fd, events in ready:
                         handler = handlers.get(ready_fd)
                         if handler is not None:
                             handler(events)
+                    self._handling = False
+                    if self._deliveries:
+                        self._deliver()
         finally:
             trio.lowlevel.notify_closing(fd)
             self._readiness.close()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from trio_pool.net.client import Client
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.origin import OriginPool
+    from trio_pool.net.queue_ahead import History
+    from trio_pool.net.server_queue import ServerQueue
 
 log: Final = structlog.get_logger()
 IDLE: Final = Status.IDLE
@@ -55,6 +57,7 @@ class Server(Connection):
         "_sleeping_until",
         "_wants_cancel",
         "born",
+        "cancel_requests",
         "cancelled",
         "cancels",
         "clean_by",
@@ -63,8 +66,10 @@ class Server(Connection):
         "expires",
         "idle_since",
         "interrupted",
+        "measured",
         "origin",
         "paused_at",
+        "queue",
         "session",
         "state",
     )
@@ -77,7 +82,7 @@ class Server(Connection):
             intern(dialled.login.parameters),
             max_statements=origin.limits.server_prepared_statements,
             process_id=dialled.login.process_id,
-            on_plans_changed=origin.statements.renew,
+            on_plans_changed=origin.plans_changed,
         )
         if dialled.unread:
             self._receive_early(dialled.unread)
@@ -105,6 +110,12 @@ class Server(Connection):
         """Whether what it runs has no more time: it is read even if the client does not read."""
         self.paused_at: float | None = None
         """Since when it is not read because its client does not read."""
+        self.queue: ServerQueue | None = None
+        """Whose reads it has been sent, if several clients share it."""
+        self.measured: History | None = None
+        """What the time of the lease is a measure of, if it is."""
+        self.cancel_requests = 0
+        """How many it has been sent."""
         self._ended: ServerFault | None = None
 
     def _receive_early(self, data: bytes) -> None:
@@ -136,6 +147,14 @@ class Server(Connection):
         except ServerFault as fault:
             self.lose(fault, in_step=False)  # what was in front of the violation is lost, too
             return
+        if self.queue is None:
+            self.replied(out)
+        else:
+            self.queue.answered(out)
+
+    def replied(self, out: bytes) -> None:
+        """The client's part of what has arrived, after which the machine stands where it stands. Hot path."""
+        session = self.session
         client = self.client
         if client is None:
             self._without_client()
@@ -314,6 +333,8 @@ class Server(Connection):
         So many bytes are `unsent` of a message of which the server has the beginning. Without `cancel` (the
         client said Terminate) what was asked for is done, as PostgreSQL does.
         """
+        if self.queue is not None and self.queue.leave_turn():
+            return
         self.client = None
         self._settling = False
         self.drop_handover()
@@ -372,6 +393,10 @@ class Server(Connection):
         self._ended = fault
         self.detach()
         client, self.client = self.client, None
+        queue = self.queue
+        if queue is not None:
+            queue.end()
+            self.session.forget_behind_head()
         if self._handover is not None:
             self._handover.abandon()
             self._handover = None
@@ -380,6 +405,8 @@ class Server(Connection):
         self.mailbox.wake()
         if client is not None:
             client.server_lost(self, fault, in_step=in_step)
+        if queue is not None:
+            queue.lost()
 
     def _lose_at_end(self) -> None:
         failure = self.session.failure
@@ -476,6 +503,7 @@ class Server(Connection):
         somebody else's query, nor ours).
         """
         self.cancels += 1
+        self.cancel_requests += 1
         try:
             with trio.move_on_after(self.origin.database.timeouts.cancel):
                 await send_cancel(self.dialled, self.origin.access)

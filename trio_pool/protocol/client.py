@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from trio_pool.errors import ClientFault, SqlState
 from trio_pool.protocol.carried import MAX_STATEMENT
 from trio_pool.protocol.facts import NOTHING
+from trio_pool.protocol.lone import lone_statement
 from trio_pool.protocol.plain import plain
 from trio_pool.protocol.sent import running
 from trio_pool.protocol.serverless import (
@@ -61,6 +62,7 @@ class ClientSession(ServerlessSession):
         "_need",
         "_parts",
         "_quiet",
+        "ahead",
         "held",
         "sent",
         "shares",
@@ -97,6 +99,8 @@ class ClientSession(ServerlessSession):
         """
         self.sent = b""
         """What was sent last, to tell what the client is doing."""
+        self.ahead = b""
+        """A request that has been sent to a server that is still another client's (`send_ahead`)."""
         self._parts: list[bytes] = []
         """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
         self._need = 0
@@ -180,6 +184,47 @@ class ClientSession(ServerlessSession):
         self.held = False
         data, self.input = self.input, b""
         return self.receive(data) if data else b""
+
+    # -- a request that is sent ahead of its turn ------------------------------------------------------------
+
+    def send_ahead(self, server: ServerSession) -> bytes:
+        """Send what waits, which is `alone`, to a server that is still answering others; what comes meanwhile
+        is held back.
+        """
+        data, self.ahead, self.input = self.input, self.input, b""
+        return self._translate(data, server)
+
+    def take_back(self) -> None:
+        """What was sent ahead is to be sent again, or refused."""
+        self.input, self.ahead = self.ahead + self.input, b""
+
+    def asks_again(self) -> None:
+        """What was sent ahead, or asked for, has to be asked for once more: nothing of its answer came."""
+        if self.server is None:
+            self.take_back()
+            return
+        self.reported = self.server.told
+        self.server = None
+        self.held = False
+        self.input, self.sent = self.sent + self.input, b""
+        self.state = ClientState.WAITING
+
+    def lone(self, request: bytes) -> bytes | None:
+        """The text of a request that is one statement (`lone_statement`). Hot path."""
+        return None if self._skipping or self.mends else lone_statement(request, self.statements)
+
+    def has_turn(self, server: ServerSession) -> None:
+        """The server's next answer is this client's. Until it is there, nothing more is sent."""
+        self.server = server
+        self.state = ClientState.LINKED
+        self.held = True
+        self.sent, self.ahead = self.ahead, b""
+        server.holder = self
+        server.meaning_known = True
+        server.verdict = b""
+        if self.reported is not server.reported:
+            server.told = self.reported
+            self.replies += server.tell()
 
     @property
     def unsent(self) -> int:

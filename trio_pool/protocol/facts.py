@@ -42,6 +42,8 @@ from trio_pool.protocol.plain import plain
 from trio_pool.protocol.sql import LONGEST
 
 __all__ = [
+    "AMBIGUOUS",
+    "BROKEN_IN_TWO",
     "LONGEST",
     "NOTHING",
     "QUIET",
@@ -89,21 +91,21 @@ def _remembered(text: bytes) -> Facts:
 
 
 # A backslash that escapes the quote behind it, or is the second half of a character.
-_AMBIGUOUS = re.compile(rb"(?<!\\)(?:\\\\)*\\'|[\x80-\xff]\\")
+AMBIGUOUS = re.compile(rb"(?<!\\)(?:\\\\)*\\'|[\x80-\xff]\\")
 # Where the second half of a character may look like ASCII, outside of strings. Letters and digits do no harm.
-_BROKEN_IN_TWO = re.compile(rb"[\x80-\xff][@\[\]^`{|}~]")
+BROKEN_IN_TWO = re.compile(rb"[\x80-\xff][@\[\]^`{|}~]")
 
 
 def read(text: bytes) -> Facts:
     """The facts of a text by PostgreSQL 17's grammar, without a look at `plain`."""
     text = text.partition(b"\0")[0]
-    if _AMBIGUOUS.search(text):
+    if AMBIGUOUS.search(text):
         return UNKNOWN
     encoding = "utf-8"
     try:
         source = text.decode()
     except UnicodeDecodeError:
-        if _BROKEN_IN_TWO.search(text):
+        if BROKEN_IN_TWO.search(text):
             return UNKNOWN
         encoding = "latin-1"
         source = text.decode(encoding)

@@ -25,7 +25,7 @@ import re
 import postgast
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from trio_pool.protocol.facts import _AMBIGUOUS, _BROKEN_IN_TWO
+from trio_pool.protocol.facts import AMBIGUOUS, BROKEN_IN_TWO
 from trio_pool.protocol.reading_kinds import Kind, Name, NotReading, Reading, Why
 from trio_pool.protocol.reading_tree import NotOnlyReading, ReadingTree
 from trio_pool.protocol.sql import LONGEST
@@ -85,12 +85,12 @@ def read(text: bytes) -> Reading | NotReading:
     text = text.partition(b"\0")[0]
     if len(text) > LONGEST:
         return NotReading(Why.LONG)
-    if _AMBIGUOUS.search(text):
+    if AMBIGUOUS.search(text):
         return NotReading(Why.AMBIGUOUS)
     try:
         source = text.decode()
     except UnicodeDecodeError:
-        if _BROKEN_IN_TWO.search(text):
+        if BROKEN_IN_TWO.search(text):
             return NotReading(Why.AMBIGUOUS)
         source = text.decode("latin-1")
     try:

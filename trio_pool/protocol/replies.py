@@ -126,6 +126,13 @@ class Group:
     holds_end: bool = False
     ahead: int = 0
 
+    @property
+    def harmless(self) -> bool:
+        """Whether it is a client's, sent whole, of texts that say nothing about the session."""
+        return not (
+            self.swallowed or self.quiet or self.explained or self.failed or self.holds_end or self.ahead
+        )
+
     def fakes_due(self) -> bytes:
         """What is to be emitted now that `seen` completions have passed."""
         due = b""

@@ -256,6 +256,11 @@ class ReplyQueue:
         prefix = BEGIN_REQUESTS if by_query else 0
         return Group(by_query=by_query, edits=edits, ahead=BEGIN_REQUESTS, prefix=prefix)
 
+    def forget_behind_head(self) -> None:
+        """The server is lost: what was sent behind the first group will be asked elsewhere."""
+        while len(self.groups) > 1:
+            self.groups.pop().undo()
+
     def _close_group(self, group: Group) -> None:
         self.groups.append(group)
         self.sending += 1

@@ -106,8 +106,11 @@ class ServerSession(BackendSession):
         "judged",
         "on_plans_changed",
         "quiet_failed",
+        "repeatable",
+        "repeats",
         "rested",
         "schema_changed",
+        "takes_turns",
         "verdict",
     )
 
@@ -139,6 +142,16 @@ class ServerSession(BackendSession):
         """The error that the client gets for those that cancel requests of ours cause."""
         self.judged = False
         """Whether it has got it."""
+        self.takes_turns = False
+        """Whether each ReadyForQuery may be another client's: then `receive` returns what belongs to one, and
+        the rest when it is called again.
+        """
+        self.repeatable = False
+        """Whether a cancel request that was meant for another client may hit what runs, and nothing of its
+        answer has been passed on.
+        """
+        self.repeats = False
+        """Whether one has: what ran is to be asked again, and its answer is swallowed."""
         self._replacement = b""
         """What the client gets in place of the message that was just swallowed."""
 
@@ -183,6 +196,9 @@ class ServerSession(BackendSession):
                     break
                 self._ready(data[at + 5] if length == 5 else 0, length)
                 at = end
+                if self.takes_turns:
+                    self.rest = data[at:]
+                    return data[:at] if self.rest else data
                 if not groups and at == size and self.open_group is None:
                     return data
             elif tag == COMMAND_COMPLETE:
@@ -200,6 +216,8 @@ class ServerSession(BackendSession):
                     break
                 if not self._handle(tag, length, between(data, at + 5, end), groups[0]):
                     instead, self._replacement = self._replacement, b""
+                    if self.repeats:
+                        at = 0
                     return data[:at] + instead + self._receive_slowly(data[end:])
                 at = end
             if not groups or id(groups[0]) not in PLAIN:
@@ -245,6 +263,8 @@ class ServerSession(BackendSession):
                 self.drop_body = False
             else:
                 self.drop_body = True
+                if self.repeats:
+                    out.clear()
                 if self._replacement:
                     out.append(self._replacement)
                     self._replacement = b""
@@ -252,7 +272,7 @@ class ServerSession(BackendSession):
                 self.body_left = end - size
                 break
             at = end
-            if self.refused is not None:
+            if self.refused is not None or (self.takes_turns and tag == READY_FOR_QUERY):
                 self.rest = data[at:]
                 break
         return b"".join(out)
@@ -277,7 +297,7 @@ class ServerSession(BackendSession):
         forward = True
         if tag == READY_FOR_QUERY:
             self._ready(body[0] if body else 0, length)
-            forward = not (group.quiet or group.holds_end)
+            forward = not (group.quiet or group.holds_end or self.repeats)
             if group.holds_end:
                 self.held_end = messages.READY[self.status]
             elif group.swallowed:
@@ -345,6 +365,11 @@ class ServerSession(BackendSession):
             assert group.errand is not None
             assert group.errand.failed is not None
             group.errand.failed(messages.message(Backend.ERROR_RESPONSE, body))
+            return False
+        if self.repeatable and b"\0C57014\0" in body:
+            self.repeats = True
+            if id(group) not in PLAIN:
+                group.fail()
             return False
         if b"\0RRevalidateCachedQuery\0" in body:
             self.on_plans_changed()

@@ -37,15 +37,16 @@ class Statement:
     proven: bool = False
     reading: Settings | None = None
     """The settings under which its text was read; None if they are not known."""
+    text: bytes = attrs.field(init=False)
     facts: Facts = attrs.field(init=False)
     """What executing it may do to the session."""
     controls: bool = attrs.field(init=False)
     """Whether it begins or ends a transaction, and does nothing else."""
 
     def __attrs_post_init__(self) -> None:
-        text = self.rest.partition(b"\0")[0]
-        self.facts = known_facts(text)
-        self.controls = control(text) is not None
+        self.text = self.rest.partition(b"\0")[0]
+        self.facts = known_facts(self.text)
+        self.controls = control(self.text) is not None
 
 
 @attrs.frozen(eq=False)
