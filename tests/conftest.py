@@ -7,18 +7,24 @@ machine, and one running server of each per pytest worker. HYPOTHESIS_PROFILE is
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import distribution
 from tests.support.certificates import Certificates
 from tests.support.target import DATABASE, PASSWORD, USER
 from trio_pool.cli.postgres import Installation, LocalPostgres, available_installations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
 
 # A deadline per example would measure the machine, not the code.
 settings.register_profile("fast", max_examples=50, deadline=None)
@@ -41,6 +47,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first."""
+    items.sort(key=lambda item: distribution.rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """With `-n` alone, tests that share what is set up for them share a process."""
+    if config.option.dist != "load":
+        return None
+    labels = [one.label for one in available_installations()]
+    return distribution.Distribution(config, log, labels)
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Certificates of this run."""
@@ -55,15 +75,32 @@ def installation(request: pytest.FixtureRequest) -> Installation:
 
 
 @pytest.fixture(scope="session")
-def postgres(installation: Installation, certificates: Certificates) -> Iterator[LocalPostgres]:
-    """A running PostgreSQL with SCRAM, TLS if it was built with it, and the role and database "app"."""
-    tls = certificates.server if installation.has_tls else None
+def servers(certificates: Certificates) -> Iterator[Callable[[Installation], LocalPostgres]]:
+    """What starts the PostgreSQL of an installation, unless it runs. They stop at the end, not when the tests
+    change from one to the other and back.
+    """
     options: dict[str, str | int | bool] = {
         "max_connections": 200,
         "max_prepared_transactions": 10,
         "wal_level": "logical",
     }
-    with LocalPostgres(bin_dir=installation.bin_dir, settings=options, tls=tls, auth="scram-sha-256") as pg:
-        quoted = PASSWORD.replace("'", "''")
-        pg.run_sql(f"create role {USER} login password '{quoted}'; create database {DATABASE} owner {USER}")
-        yield pg
+    quoted = PASSWORD.replace("'", "''")
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(installation: Installation) -> LocalPostgres:
+            tls = certificates.server if installation.has_tls else None
+            pg = LocalPostgres(bin_dir=installation.bin_dir, settings=options, tls=tls, auth="scram-sha-256")
+            stack.enter_context(pg)
+            pg.run_sql(
+                f"create role {USER} login password '{quoted}'; create database {DATABASE} owner {USER}"
+            )
+            return pg
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def postgres(installation: Installation, servers: Callable[[Installation], LocalPostgres]) -> LocalPostgres:
+    """A running PostgreSQL with SCRAM, TLS if it was built with it, and the role and database "app"."""
+    return servers(installation)

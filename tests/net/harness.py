@@ -7,7 +7,10 @@ Not for figures of memory or descriptors of the pooler alone: those need a proce
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from tests.support.certificates import Certificates
     from trio_pool.net.origin import OriginPool
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 Entry = dict[str, Any]
 LIMIT = 30.0
 """Seconds that a test may take unless it says otherwise."""
@@ -239,6 +243,21 @@ async def canary(running: Running, name: str = "canary") -> AsyncIterator[Canary
         yield singer
         await singer.heard(3)
         nursery.cancel_scope.cancel()
+
+
+async def program_of_victims(nursery: trio.Nursery, address: tuple[str, int]) -> trio.Process:
+    """Start tests/support/killable.py, whose clients connect to this address; see there how to talk to it."""
+    host, port = address
+    program: trio.Process = await nursery.start(
+        lambda task_status: trio.run_process(  # noqa: ASYNC105 (it is what the nursery awaits)
+            [sys.executable, "-m", "tests.support.killable", host, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            task_status=task_status,
+        )
+    )
+    return program
 
 
 @asynccontextmanager

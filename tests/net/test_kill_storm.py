@@ -10,9 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,7 +17,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from tests.net.harness import Running, pooler, watcher
+from tests.net.harness import Running, pooler, program_of_victims, watcher
 from tests.net.peer import Peer
 from tests.support.killable import MARKER, STATES, TABLE
 from tests.support.target import DATABASE, PASSWORD, USER
@@ -29,13 +26,13 @@ from trio_pool.pooling.pool import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.certificates import Certificates
     from trio_pool.cli.postgres import LocalPostgres
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 POOL_SIZE = 4
 ASSASSINS = 5
 """More than there are servers, so that some victims die waiting."""
@@ -207,16 +204,7 @@ async def storm(
         async with watcher(postgres) as superuser, trio.open_nursery() as nursery:
             async with await Peer.log_in_by_password(running.address) as first:
                 assert await first.rows("select 1") == ["1"]
-            host, port = running.address
-            program: trio.Process = await nursery.start(
-                lambda task_status: trio.run_process(  # noqa: ASYNC105 (it is what the nursery awaits)
-                    [sys.executable, "-m", "tests.support.killable", host, str(port)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    cwd=ROOT,
-                    task_status=task_status,
-                )
-            )
+            program = await program_of_victims(nursery, running.address)
             chance = random.Random(seed)
             raging = Storm(running, chance, program)
             nursery.start_soon(raging.listen)

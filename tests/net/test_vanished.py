@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,7 +23,7 @@ import trio
 
 import trio_pool
 from tests.net import namespaces
-from tests.net.harness import Running, canary, pooler, watcher
+from tests.net.harness import ROOT, Running, canary, pooler, program_of_victims, watcher
 from tests.support.killable import MARKER, RESTLESS, TABLE, mark_of
 from tests.support.pooler import Pooler
 from tests.support.raw import RawClient
@@ -36,6 +35,7 @@ from trio_pool.wire import messages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from tests.net.peer import Peer
     from tests.support.certificates import Certificates
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ROUNDS = 4
 """Of each state and each way to end."""
 KILLS = int(os.environ.get("TRIO_POOL_KILLS", "60"))
@@ -126,17 +125,8 @@ class Victims:
 @asynccontextmanager
 async def victims(pg: LocalPostgres, running: Running) -> AsyncIterator[Victims]:
     """The program of the victims, for as long as the block lasts."""
-    host, port = running.address
     async with watcher(pg) as superuser, trio.open_nursery() as nursery:
-        program: trio.Process = await nursery.start(
-            lambda task_status: trio.run_process(  # noqa: ASYNC105 (it is what the nursery awaits)
-                [sys.executable, "-m", "tests.support.killable", host, str(port)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                cwd=ROOT,
-                task_status=task_status,
-            )
-        )
+        program = await program_of_victims(nursery, running.address)
         assert program.stdin is not None
         try:
             yield Victims(program, superuser)

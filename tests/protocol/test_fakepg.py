@@ -186,7 +186,7 @@ END = SYNC + query("ROLLBACK") + query("SELECT 'the end'")
 @pytest.fixture(scope="session")
 def with_sink(postgres: LocalPostgres) -> LocalPostgres:
     """A PostgreSQL with the table that the texts copy into."""
-    postgres.run_sql("create table sink (n int)")
+    postgres.run_sql("set client_min_messages = error; create table if not exists sink (n int)")
     return postgres
 
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tests.suites.again import run_again
 from tests.suites.catalog import SUITES
 from tests.suites.comparison import compare, read_exceptions, summary
 from tests.suites.suite import Address, SuiteUnavailable, refuse_unless_empty
@@ -43,10 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         log = chosen.logs / f"{name}.log" if chosen.logs else None
         results[name] = suite.run(directory, target, chosen.direct, only=chosen.only, log=log)
         print(f"{name:8} {summary(results[name])}", flush=True)
-    exceptions = read_exceptions(suite.exceptions)
-    problems = compare(results["direct"], results["pool"], exceptions, complete=chosen.only is None)
+    direct, exceptions = results["direct"], read_exceptions(suite.exceptions)
+    pooled = run_again(suite, directory, chosen.pool, chosen.direct, direct, results["pool"], exceptions)
+    problems = compare(direct, pooled, exceptions, complete=chosen.only is None)
     print(*problems, sep="\n")
-    return 1 if problems or not results["direct"] else 0
+    return 1 if problems or not direct else 0
 
 
 if __name__ == "__main__":

@@ -77,23 +77,39 @@ class Names:
 
 @attrs.frozen
 class Exceptions:
-    """Tests that are allowed to fail through the pool, with the reasons: those that must, those that may."""
+    """Tests that need not pass through the pool at once, with the reasons: those that must fail, those that
+    may, and those that are too hasty for a busy machine, which must pass when they are run again.
+    """
 
     must: Mapping[str, str] = attrs.field(factory=dict)
     may: Mapping[str, str] = attrs.field(factory=dict)
+    hasty: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def read_exceptions(path: Path) -> Exceptions:
-    """What a file of exceptions names in its tables `exceptions` and `either`."""
+    """What a file of exceptions names in its tables `exceptions`, `either` and, if there is one, `hasty`."""
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Exceptions(table["exceptions"], table["either"])
+    return Exceptions(table["exceptions"], table["either"], table.get("hasty", {}))
+
+
+def failed_in_haste(
+    direct: Mapping[str, Result], pooled: Mapping[str, Result], exceptions: Exceptions
+) -> list[str]:
+    """The hasty ones that pass directly and have not passed through the pool."""
+    return [
+        name
+        for name in exceptions.hasty
+        if name in direct
+        and direct[name].outcome is Outcome.PASSED
+        and pooled.get(name, Result(Outcome.MISSING)).outcome is not Outcome.PASSED
+    ]
 
 
 def compare(
     direct: Mapping[str, Result], pooled: Mapping[str, Result], exceptions: Exceptions, *, complete: bool
 ) -> list[str]:
     """What is wrong, one line each. `complete`: the whole suite ran, so every exception must be in it."""
-    must, may = Names(exceptions.must), Names(exceptions.may)
+    must, may, hasty = Names(exceptions.must), Names(exceptions.may), Names(exceptions.hasty)
     problems = []
     for name, result in direct.items():
         through = pooled.get(name, Result(Outcome.MISSING))
@@ -108,7 +124,7 @@ def compare(
     if complete:
         problems += [
             f"{name} is an exception and no test of the suite"
-            for names in (must, may)
+            for names in (must, may, hasty)
             for name in names.without_test(direct)
         ]
     return problems

@@ -181,7 +181,9 @@ class Suite:
 
     def _command(self, settings: Path, target: Address, only: str | None) -> list[str]:
         # `--tb=native`: pytest's rendering can exhaust the stack after a time-out.
-        command = [sys.executable, "-m", "pytest", "-c", str(settings), "--rootdir=.", "-q", "--tb=native"]
+        # `--assert=plain`: rewriting assertions takes seconds, since nothing is cached.
+        command = [sys.executable, "-m", "pytest", "-c", str(settings), "--rootdir=.", "-q"]
+        command += ["--tb=native", "--assert=plain"]
         for plugin in ("pytest_timeout", "outcomes", *self.plugins):
             command += ["-p", plugin]
         command += ["-p", "no:cacheprovider", f"--timeout={self.test_seconds}", *self.arguments(target)]
@@ -192,12 +194,18 @@ class Suite:
         return [*command, *self.tests]
 
     def _environment(self, directory: Path, target: Address, origin: Address, home: str) -> dict[str, str]:
-        """Ours without what steers libpq, drivers or pytest; a home without .pgpass and certificates."""
+        """Ours without what steers libpq, drivers or pytest; a home without .pgpass and certificates.
+
+        The system's certificates vouch for nobody here, and pg8000 reads all of them at each connection,
+        which takes it longer than most of its tests: so there are none.
+        """
         foreign = ("PG", "PYTEST_", "PYTHON", "COV_", "ASYNCPG_", "SQLALCHEMY_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **kept,
             "HOME": home,
+            "SSL_CERT_FILE": os.devnull,
+            "SSL_CERT_DIR": os.devnull,
             "PYTHONPATH": os.pathsep.join([str(directory / "site"), str(PLUGIN)]),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONNOUSERSITE": "1",
@@ -231,7 +239,7 @@ def run_sql(server: Address, database: str, *statements: str) -> list[list[objec
     """Run each as the superuser; the rows of the last one."""
     rows: list[list[object]] = []
     with pg8000.native.Connection(
-        "postgres", host=server.host, port=server.port, database=database
+        "postgres", host=server.host, port=server.port, database=database, ssl_context=False
     ) as connection:
         for statement in statements:
             rows = connection.run(statement) or []

@@ -37,8 +37,18 @@ TABLE: Final = "storm"
 LOCK: Final = 4711
 LARGE: Final = messages.query("select 1 /* " + "x" * (1 << 16) + " */")
 """More than fits a read."""
+ENDS: Final = frozenset({signal.SIGUSR1, signal.SIGUSR2})
+"""Signals after which a victim closes its connection, or resets it."""
 LONGEST: Final = 60
 """Seconds after which a victim that was forgotten ends by itself."""
+
+
+def unverified() -> ssl.SSLContext:
+    """TLS with whomever. Not the default context: that reads all certificates of the system each time."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class Victim:
@@ -51,10 +61,7 @@ class Victim:
     def encrypt(self) -> None:
         self.sock.sendall(messages.SSL_REQUEST)
         assert self.sock.recv(1) == b"S"
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        self.sock = context.wrap_socket(self.sock)
+        self.sock = unverified().wrap_socket(self.sock)
 
     def log_in(self, until: int | None = None) -> None:
         """Log in; stop when asked for this authentication (`AuthenticationCode`)."""
@@ -276,7 +283,7 @@ def behind_ssl_request(victim: Victim) -> None:
 def in_tls_handshake(victim: Victim) -> None:
     behind_ssl_request(victim)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    hello = unverified().wrap_bio(incoming, outgoing, server_hostname="localhost")
     try:
         hello.do_handshake()
     except ssl.SSLWantReadError:
@@ -392,27 +399,27 @@ def mark_of(pid: int) -> str:
 def be(state: str, address: tuple[str, int]) -> NoReturn:
     """One victim, in its own process, to its end: SIGKILL, or the end of everybody who could send it."""
     signal.alarm(LONGEST)
-    outcome = state
+    # Waited for below. A handler could be called just before a `pause`, which then never ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     try:
         victim = Victim(address)
-        signal.signal(signal.SIGUSR1, lambda *_: victim.leave(reset=False))
-        signal.signal(signal.SIGUSR2, lambda *_: victim.leave(reset=True))
         if state in LOGGED_IN or state == RESTLESS:
             if random.random() < 0.3:
                 victim.encrypt()
             victim.log_in()
         if state == RESTLESS:
-            os.write(1, f"{os.getpid()} {outcome}\n".encode())
+            os.write(1, f"{os.getpid()} {state}\n".encode())
             restless(victim)
         if state in LOGGED_IN:
             LOGGED_IN[state](victim)
         else:
             IN_LOGIN[state](victim)
     except Exception as error:
-        outcome = f"{state}: {error!r}"
-    os.write(1, f"{os.getpid()} {outcome}\n".encode())
-    signal.pause()
-    os._exit(0)
+        os.write(1, f"{os.getpid()} {state}: {error!r}\n".encode())
+        signal.sigwait(ENDS)
+        os._exit(0)
+    os.write(1, f"{os.getpid()} {state}\n".encode())
+    victim.leave(reset=signal.sigwait(ENDS) == signal.SIGUSR2)
 
 
 def main() -> None:

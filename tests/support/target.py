@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -67,8 +67,7 @@ class Target:
 
     def ask_origin(self, sql: str, **parameters: object) -> list[list[object]]:
         """Rows of a query by PostgreSQL's superuser, on a connection of its own past the pooler."""
-        socket_path = f"{self.origin.socket_dir}/.s.PGSQL.{self.origin.port}"
-        with pg8000.native.Connection(self.origin.superuser, unix_sock=socket_path) as connection:
+        with self._superuser() as connection:
             rows: list[list[object]] = connection.run(sql, **parameters)
         return rows
 
@@ -82,6 +81,12 @@ class Target:
             "select count(*) from pg_stat_activity"
             " where state = 'active' and pid <> pg_backend_pid() and position(:marker in query) > 0"
         )
-        while self.ask_origin(sql, marker=marker) == [[0]]:
-            assert time.monotonic() < deadline, f"{marker} did not start to run"
-            time.sleep(0.02)
+        with self._superuser() as connection:
+            while connection.run(sql, marker=marker) == [[0]]:
+                assert time.monotonic() < deadline, f"{marker} did not start to run"
+                time.sleep(0.02)
+
+    def _superuser(self) -> Any:
+        """A connection of pg8000's. Without TLS, for which it would read all certificates of the system."""
+        path = f"{self.origin.socket_dir}/.s.PGSQL.{self.origin.port}"
+        return pg8000.native.Connection(self.origin.superuser, unix_sock=path, ssl_context=False)

@@ -87,7 +87,7 @@ class Tidy:
         rows: list[list[str]] = []
         with contextlib.suppress(pg8000.native.InterfaceError):
             connection = pg8000.native.Connection(
-                "postgres", host=self._host, port=self._port, database="postgres"
+                "postgres", host=self._host, port=self._port, database="postgres", ssl_context=False
             )
             connection.run(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             for statement in statements:
