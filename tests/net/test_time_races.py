@@ -544,7 +544,7 @@ async def test_limits_are_hit_at_any_moment(postgres: LocalPostgres, limit: str)
                 exchanged = [message for _ in texts for message in await peer.exchange()]
                 said = {messages.read_error(body).summary for tag, body in exchanged if tag == ord("E")}
                 answer = read_replies(b"".join(messages.message(*message) for message in exchanged))
-                assert said <= {SUMMARIES[limit]}, f"{texts}: {answer}"
+                assert said <= {SUMMARIES[limit]}, f"{texts}: {answer}, {said}"
                 errors = [reply.content for reply in answer if reply.tag == "E"]
                 assert set(errors) <= {sqlstate}
                 rows = [reply.content for reply in answer if reply.tag == "D"]

@@ -13,12 +13,11 @@ remembered per text (`History`); nobody queues behind, and nothing is queued, th
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-import attrs
 import trio
 
+from trio_pool.net.ahead_statistics import AheadStatistics
 from trio_pool.net.client import Client
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.server_queue import ServerQueue
@@ -68,23 +67,11 @@ class History:
         return 0.0 <= self.seconds <= SLOW
 
     def took(self, seconds: float) -> None:
-        """Settles where one run in sixteen is faster: what a busy machine adds to the others says nothing about
+        """Settles where one run in sixteen is faster: what a busy machine adds to the others says nothing of
         the statement.
         """
         change = seconds - self.seconds
         self.seconds = seconds if self.seconds < 0 else self.seconds + change / (64 if change > 0 else 4)
-
-
-@attrs.define(eq=False)
-class AheadStatistics:
-    """Statements sent ahead, asked again because what was ahead took too long, asked again because of a
-    neighbour's cancel request or a lost server; and why others were not sent ahead.
-    """
-
-    queued: int = 0
-    hedged: int = 0
-    repeated: int = 0
-    not_eligible: Counter[str] = attrs.field(factory=Counter)
 
 
 class QueueAhead:
