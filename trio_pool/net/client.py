@@ -226,6 +226,8 @@ class Client(Timed):
             self.finish(Reason.CLIENT_TERMINATED)
             return False
         self.server = None
+        if self.verdict:
+            self.mailbox.wake()  # what cancels it need not wait any more
         if session.server is not None:
             session.unlink()
         else:

@@ -78,8 +78,10 @@ async def _interrupt(client: Client, server: Server, limit: Limit, error: bytes)
     first = machine.answered
 
     def over() -> bool:
-        """Whether what had no more time has ended."""
-        if client.server is not server or client.session.server is not machine or not machine.owes:
+        """Whether what had no more time has ended. The verdict goes with the lease: the client may have the
+        same server again, for something else.
+        """
+        if machine.verdict is not error or client.session.server is not machine or not machine.owes:
             return True
         return machine.answered != first and (limit is Limit.QUERY or machine.status == Status.IDLE)
 
@@ -102,13 +104,15 @@ async def _interrupt(client: Client, server: Server, limit: Limit, error: bytes)
     finally:
         client.poller.tick()
         told = machine.judged
-        if not machine.owes:  # else what was sent already may yet be hit
-            machine.verdict = b""
-        server.interrupted = False
+        same_lease = machine.verdict is error and client.session.server is machine
+        if machine.verdict is error or not machine.verdict:  # else somebody else's time is over there
+            server.interrupted = False
         if not over():
             server.give_up()
+        if machine.verdict is error and not machine.owes:  # else what was sent already may yet be hit
+            machine.verdict = b""
         client.verdict = b""
-        if client.server is server and client.session.server is machine:
+        if same_lease and client.server is server:
             if limit is not Limit.QUERY and machine.status != Status.IDLE and not machine.owes:
                 client.expire(b"" if told else error)
             else:
