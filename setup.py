@@ -26,6 +26,7 @@ WANTED = os.environ.get("TRIO_POOL_COMPILE", "")
 COMPILED = [
     "net/client",
     "net/connection",
+    "net/listening_connection",
     "net/poller",
     "net/queue_ahead",
     "net/server",

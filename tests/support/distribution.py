@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What takes long, longest first; whatever is not named comes after it.
 FIRST = (
     "tests/suites/test_suites.py",
+    "tests/compiled/",
     "tests/net/test_vanished.py",
     "tests/e2e/test_sessions",
     "tests/daemon/",

@@ -169,7 +169,7 @@ class Client(Timed):
                 self.granted(self.server)
             return  # it is being brought to rest, and then kept or given back
         pool = self.origin.pool
-        if self.queued is not None or self in pool.waiting:
+        if self.is_queued or self in pool.waiting:
             if len(self.session.input) > MAX_WAITING_INPUT:
                 self.pause()
             return
@@ -186,7 +186,7 @@ class Client(Timed):
             self.origin.reclaim()
         if self.origin.ahead is not None:
             self.origin.ahead.board()
-            if self.queued is not None:
+            if self.is_queued:
                 return
         self.awake_by(self.requested_at + min(self.timeouts.lease_wait, self.timeouts.wait_notice))
 
@@ -267,6 +267,11 @@ class Client(Timed):
         self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
 
     # -- reads that are sent ahead of their turn -------------------------------------------------------------
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether its request has been sent to a server that is still another client's."""
+        return self.queued is not None
 
     def sends_ahead(self, queued: Queued) -> bytes:
         """What to send to a server that is still another client's. Hot path."""

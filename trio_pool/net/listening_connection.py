@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
 import structlog
 import trio
 
@@ -41,12 +40,14 @@ class Owner(Protocol):
         """The connection is over."""
 
 
-@attrs.define(eq=False)
 class Statement:
     """A Query whose ReadyForQuery has not come yet. `channels` are those that it LISTENs to."""
 
-    channels: Collection[bytes] = ()
-    fault: ServerFault | None = None
+    __slots__ = ("channels", "fault")
+
+    def __init__(self, channels: Collection[bytes] = ()) -> None:
+        self.channels = channels
+        self.fault: ServerFault | None = None
 
 
 class ListeningConnection(Connection):
