@@ -12,7 +12,7 @@ from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.replies import Errand
 from trio_pool.protocol.settings import NONE, Settings, difference
 from trio_pool.wire import messages
-from trio_pool.wire.frames import Assembler
+from trio_pool.wire.frames import Assembler, FramingError
 from trio_pool.wire.tags import Backend
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
 
 class OwnLease:
-    """A lease of our own: takes a server, sends something, and ends when that is answered.
-
-    Waits in the pool's queue like anybody else.
-    """
+    """A lease of our own: takes a server, sends something, and ends when that is answered."""
 
     process_id = 0
     user = ""
@@ -66,8 +63,11 @@ class OwnLease:
     def unsent(self) -> int:
         return 0
 
-    async def wait(self) -> None:
-        """Until it is over. Raises `ServerFault` with the server's own words, or because there was none."""
+    def acquire(self) -> None:
+        """Take a server, or wait for one in the pool's queue like anybody else.
+
+        Raises `ServerFault` if there is no room in the queue.
+        """
         try:
             server = self.origin.pool.acquire(self)
         except PoolFull:
@@ -76,6 +76,9 @@ class OwnLease:
             ) from None
         if server is not None:
             self.granted(server)
+
+    async def wait(self) -> None:
+        """Until it is over. Raises `ServerFault` with the server's own words, or because there was none."""
         try:
             await self._done.wait()
         finally:
@@ -169,7 +172,8 @@ class SettingsTrial(OwnLease):
         """
 
     async def run(self) -> tuple[Settings, Settings]:
-        """Returns `result`. Raises `ServerFault` as `wait` does."""
+        """Returns `result`. Raises `ServerFault` as `acquire` and `wait` do."""
+        self.acquire()
         await self.wait()
         assert self.result is not None
         return self.result
@@ -191,7 +195,9 @@ class SettingsTrial(OwnLease):
 
 
 class CatalogQuestion(OwnLease):
-    """Asks a server what names mean in its database."""
+    """Asks a server what names mean in its database: the first whose lease ends, since nobody should have to
+    wait, nor a server be opened, for this.
+    """
 
     doing = "a look at the catalog"
 
@@ -199,16 +205,21 @@ class CatalogQuestion(OwnLease):
         super().__init__(origin)
         self.inquiry = inquiry
 
-    async def run(self) -> None:
-        """The inquiry has its answer. Raises `ServerFault` as `wait` does."""
-        await self.wait()
-
     def requests(self, server: Server) -> bytes:
         session = server.session
         requests = session.adopt(NONE)
-        session.own_group(Errand(row=self.inquiry.row, failed=self._failed))
+        session.own_group(Errand(row=self._row, failed=self._failed))
         session.unnamed = None
         return requests + self.inquiry.request
+
+    def _row(self, body: bytes) -> None:
+        """What is not understood is no answer, but no reason to give the server up: it may be another database."""
+        try:
+            self.inquiry.row(body)
+        except (FramingError, ValueError, KeyError) as problem:
+            self.fault = ServerFault(
+                f"not an answer of PostgreSQL's catalog: {problem!r}", reason=Reason.SERVER_PROTOCOL_VIOLATION
+            )
 
     def _failed(self, error: bytes) -> None:
         self.refused_with(messages.read_error(error[5:]))

@@ -93,6 +93,8 @@ class OriginPool:
         shared = lease_bounds is None and self.releases and not self.strict
         self.ahead = QueueAhead(self, database.queue_ahead) if shared and database.queue_ahead else None
         """What sends reads ahead of their turn; None if nothing does."""
+        self.question: CatalogQuestion | None = None
+        """What is to be asked by the first server whose lease ends."""
         self._failure: ServerFault | None = None
         self._opening_since = math.inf
         """When the attempt to open a server that is under way began."""
@@ -242,12 +244,15 @@ class OriginPool:
             self.ahead.catalog.clear()
 
     async def asks(self, inquiry: Inquiry) -> bool:
-        """Ask a server what names mean, once there is one. False if that failed."""
+        """Ask a server what names mean, as soon as a lease ends. False if that failed."""
+        self.question = question = CatalogQuestion(self, inquiry)
         try:
-            await CatalogQuestion(self, inquiry).run()
+            await question.wait()
         except ServerFault as fault:
             log.warning("cannot ask the catalog", pool=str(self.pool.key), error=fault.message)
             return False
+        finally:
+            self.question = None
         return True
 
     def reclaim(self) -> None:

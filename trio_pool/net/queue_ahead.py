@@ -93,6 +93,8 @@ class QueueAhead:
         self.usual = 0.0
         """Seconds that a turn takes on average, as busy as everything is."""
         self._asked: dict[Reading, None] = {}
+        self._unanswered: set[Reading] = set()
+        """Those about which asking has failed."""
         self._mailbox = Mailbox()
         self._boarding = False
 
@@ -116,6 +118,9 @@ class QueueAhead:
             self.statistics.not_eligible[why] += 1
             return None
         verdict = self.catalog.verdict(reading)
+        if verdict is None and reading in self._unanswered:
+            self.statistics.not_eligible["the catalog could not be asked"] += 1
+            return None
         if verdict is None:
             self._asked[reading] = None
             self._mailbox.wake()
@@ -301,7 +306,10 @@ class QueueAhead:
         reading = next(iter(self._asked))
         for _ in range(MOST_ROUNDS):
             inquiry = self.catalog.inquiry(reading)
-            if inquiry is None or not await self.origin.asks(inquiry):
+            if inquiry is None:
+                break
+            if not await self.origin.asks(inquiry):
+                self._unanswered.add(reading)
                 break
             self.catalog.learn(inquiry)
         del self._asked[reading]
@@ -310,3 +318,4 @@ class QueueAhead:
         while True:
             await trio.sleep(CATALOG_AGE)
             self.catalog.clear()
+            self._unanswered.clear()

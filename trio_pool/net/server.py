@@ -464,7 +464,12 @@ class Server(Connection):
             self.lose(ServerFault("server_lifetime is over", reason=Reason.SERVER_LIFETIME))
         else:
             self.idle_since = self.poller.now
-            self.origin.pool.release(self)
+            if self.origin.question is None:
+                self.origin.pool.release(self)
+            else:
+                question, self.origin.question = self.origin.question, None
+                self.origin.pool.lend(self, question)
+                question.granted(self)
 
     # -- cancel requests -------------------------------------------------------------------------------------
 

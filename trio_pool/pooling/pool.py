@@ -207,6 +207,12 @@ class Pool(Generic[S, W]):
         else:
             self._move(server, IDLE)
 
+    def lend(self, server: S, holder: W) -> None:
+        """A server is clean and nobody's: somebody has it who has not waited and does not count."""
+        if server.state is not LEASED:
+            self._move(server, LEASED)
+        self.leased[server] = holder
+
     def _release_bounded(self, server: S) -> None:
         """What `release` does where there are bounds."""
         self._move(server, IDLE)
