@@ -213,7 +213,7 @@ class CatalogQuestion(OwnLease):
         return requests + self.inquiry.request
 
     def _row(self, body: bytes) -> None:
-        """What is not understood is no answer, but no reason to give the server up: it may be another database."""
+        """What is not understood is no answer, and no reason to give the server up."""
         try:
             self.inquiry.row(body)
         except (FramingError, ValueError, KeyError) as problem:
