@@ -198,6 +198,8 @@ class OriginPool:
             self._opening_since = math.inf
         self._failure = None
         self.defaults = server.session.defaults
+        if self.ahead is not None:
+            self.ahead.connected(trio.current_time() - started)
         self._tell()
         log.info(
             "server connected",

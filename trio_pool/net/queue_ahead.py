@@ -90,6 +90,8 @@ class QueueAhead:
         """Texts that came once. Most come once only, and are not worth being parsed."""
         self.trip = 1.0
         """Seconds that the fastest statement takes: what of it is the way to the server and back."""
+        self.longest_trip = 1.0
+        """Seconds that it cannot take longer: where every statement is slow, all would pass for fast else."""
         self.usual = 0.0
         """Seconds that a turn takes on average, as busy as everything is."""
         self._asked: dict[Reading, None] = {}
@@ -148,11 +150,12 @@ class QueueAhead:
         return None
 
     def board(self) -> None:
-        """Send ahead what waits, the first first. Hot path."""
-        if self._boarding:
+        """Send ahead what waits, the first first; but where the pool may grow, let it. Hot path."""
+        pool = self.origin.pool
+        if self._boarding or (len(pool.leased) < pool.size and pool.wants_server):
             return
         self._boarding = True
-        waiting = self.origin.pool.waiting
+        waiting = pool.waiting
         while waiting:
             client = next(iter(waiting))
             if not isinstance(client, Client) or not self._place(client):
@@ -252,8 +255,17 @@ class QueueAhead:
 
     def without_trip(self, seconds: float) -> float:
         """What of it the statement has taken, if the server had nothing else to do."""
-        self.trip = max(seconds, 0.0) if seconds < self.trip else self.trip * FORGETTING
+        self.trip = max(0.0, min(seconds, self.trip * FORGETTING, self.longest_trip))
         return max(0.0, seconds - self.trip)
+
+    def connected(self, seconds: float) -> None:
+        """A login has taken so long: two trips at least."""
+        self.longest_trip = seconds / 2
+        self.trip = min(self.trip, self.longest_trip)
+
+    def lost(self, server: Server) -> None:
+        """It is gone."""
+        self._fresh.pop(server, None)
 
     # -- what queues tell ------------------------------------------------------------------------------------
 
@@ -278,6 +290,8 @@ class QueueAhead:
                 self.statistics.hedged += 1
                 pool.waiting[client] = None
                 pool.waiting.move_to_end(client, last=False)
+                timeouts = client.timeouts
+                client.awake_by(client.requested_at + min(timeouts.lease_wait, timeouts.wait_notice))
         pool.reconsider()
 
     # -- control plane ---------------------------------------------------------------------------------------

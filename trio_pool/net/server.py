@@ -336,6 +336,7 @@ class Server(Connection):
         if self.queue is not None and self.queue.leave_turn():
             return
         self.client = None
+        self.measured = None
         self._settling = False
         self.drop_handover()
         self.origin.pool.pin(self, (), self.poller.now)
@@ -402,6 +403,8 @@ class Server(Connection):
             self._handover = None
         self.origin.pool.pin(self, (), self.poller.now)
         self.origin.pool.left(self)
+        if self.origin.ahead is not None:
+            self.origin.ahead.lost(self)
         self.mailbox.wake()
         if client is not None:
             client.server_lost(self, fault, in_step=in_step)
@@ -494,6 +497,7 @@ class Server(Connection):
                 return
         if self.client is client and self.cancellable:
             done = self.cancelled = trio.Event()
+            self.session.repeatable = False  # from now on it is meant for what runs
             try:
                 await self.cancel()
             finally:

@@ -200,6 +200,8 @@ class ServerQueue:
         self.asked_idle = False
         self.buffered = 0
         self.stuck = False
+        if server.paused_at is not None:
+            server.resume()  # it was paused for the client whose turn is over
         session.repeatable = server.cancel_requests != queued.cancels
         pool = server.origin.pool
         pool.leases += 1

@@ -124,7 +124,8 @@ class ClientSession(ServerlessSession):
             data = self.input + data
             self.input = b""
         if self.server is not None and not self._quiet and not self.held:
-            self.sent = data
+            if not self.body_left:  # the rest of a long message may look like anything
+                self.sent = data
             return self._translate(data, self.server)
         self.input = data
         state = self.state
@@ -211,7 +212,9 @@ class ClientSession(ServerlessSession):
 
     def lone(self, request: bytes) -> bytes | None:
         """The text of a request that is one statement (`lone_statement`). Hot path."""
-        return None if self._skipping or self.mends else lone_statement(request, self.statements)
+        if self._skipping or self.mends or self.begun is not None:
+            return None
+        return lone_statement(request, self.statements)
 
     def has_turn(self, server: ServerSession) -> None:
         """The server's next answer is this client's. Until it is there, nothing more is sent."""

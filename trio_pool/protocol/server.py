@@ -366,7 +366,7 @@ class ServerSession(BackendSession):
             assert group.errand.failed is not None
             group.errand.failed(messages.message(Backend.ERROR_RESPONSE, body))
             return False
-        if self.repeatable and b"\0C57014\0" in body:
+        if self.repeatable and not self.verdict and b"\0C57014\0" in body:
             self.repeats = True
             if id(group) not in PLAIN:
                 group.fail()
