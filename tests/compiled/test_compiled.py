@@ -32,6 +32,7 @@ AGAIN = [
     "tests/net/test_time_races.py",
     "tests/net/test_bad_clients.py",
     "tests/net/test_fairness.py",
+    "tests/net/test_queue_ahead_cross_talk.py",
 ]
 """The machines, and what drives clients and servers through the most of their code."""
 COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]

@@ -6,9 +6,10 @@ a selector of ours, whose own descriptor is the one thing that a Trio task waits
 all ready sockets in batches and calls each one's handler, which never waits; after `BURST` batches it goes
 back through Trio, so that timers and tasks get their turn however busy the sockets are.
 
-Going back through Trio costs more than handling a message, so when no socket is ready and Trio has nothing to
-do either, the poller *lingers*: it waits for the selector itself, for `LINGER` at most. That holds up nobody
-but a client that is connecting at this moment, and only by so much.
+Going back through Trio costs more than handling a message, so while Trio has nothing to do, the poller
+*lingers*: it waits for the selector itself, for `LINGER` at a time and `LONGEST_BURST` in all. Trio is asked
+once per burst; a task that a handler wakes (`Woken`) ends it. That holds up nobody but a client that is
+connecting at this moment, and only by so much.
 
 Handlers of the same batch may close each other's connections: a descriptor is unregistered at once but closed
 only by its task, which cannot run before the burst is over, so a number in the batch never means another
@@ -34,6 +35,8 @@ BURST: Final = 32
 BATCH: Final = 256
 LINGER: Final = 0.001
 """Seconds. epoll knows nothing shorter."""
+LONGEST_BURST: Final = 0.002
+"""Seconds after which a burst does not linger any more."""
 
 Handler = Callable[[int], None]
 
@@ -98,6 +101,17 @@ def default_readiness() -> Readiness:
     return select.epoll() if hasattr(select, "epoll") else PortableReadiness()
 
 
+class Woken(trio.abc.Instrument):
+    """Notices that a task has something to do."""
+
+    def __init__(self) -> None:
+        self.tasks = False
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Trio's hook."""
+        self.tasks = True
+
+
 class Poller:
     """Sockets and their handlers.
 
@@ -149,17 +163,17 @@ class Poller:
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def _may_linger(self) -> bool:
-        """Whether nothing of Trio's is at hand."""
+    def _quiet_until(self) -> float:
+        """Until when nothing of Trio's is at hand, unless a handler wakes a task; -inf if something is."""
         if not self.resting:
-            return False
+            return -math.inf
         trios = trio.lowlevel.current_statistics()
-        return (
+        quiet = (
             not trios.tasks_runnable
             and not trios.run_sync_soon_queue_size
-            and trios.seconds_to_next_deadline > 2 * LINGER
             and getattr(trios.io_statistics, "tasks_waiting_read", math.inf) <= self.resting
         )
+        return self.now + trios.seconds_to_next_deadline - 2 * LINGER if quiet else -math.inf
 
     async def run(self) -> None:
         """Handle sockets for ever.
@@ -169,19 +183,22 @@ class Poller:
         poll = self._readiness.poll
         handlers = self._handlers
         fd = self._readiness.fileno()
+        woken = Woken()
+        trio.lowlevel.add_instrument(woken)
         try:
             while True:
                 await trio.lowlevel.wait_readable(fd)
-                self.tick()
+                burst_until = self.tick() + LONGEST_BURST
+                quiet_until = min(burst_until, self._quiet_until())
+                woken.tasks = False
                 for _ in range(BURST):
-                    ready = poll(0, BATCH)
-                    if not ready:
-                        if not self._may_linger():
-                            break
+                    if self.now < quiet_until and not woken.tasks:
                         ready = poll(LINGER, BATCH)
-                        if not ready:
-                            break
                         self.tick()
+                    else:
+                        ready = poll(0, BATCH)
+                    if not ready:
+                        break
                     self._handling = True
                     for ready_fd, events in ready:
                         handler = handlers.get(ready_fd)
@@ -191,5 +208,6 @@ class Poller:
                     if self._deliveries:
                         self._deliver()
         finally:
+            trio.lowlevel.remove_instrument(woken)
             trio.lowlevel.notify_closing(fd)
             self._readiness.close()

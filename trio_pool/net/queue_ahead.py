@@ -35,7 +35,7 @@ SLOW: Final = 0.005
 """Seconds. What usually takes longer is not queued, and not queued behind."""
 LONGEST: Final = 0.02
 """Seconds that a server's queue may usually take."""
-PATIENCE: Final = 0.01
+PATIENCE = 0.01
 """Seconds after which those behind a statement look for another server, if turns take no time at all."""
 MORE_THAN_USUAL: Final = 8
 """How many times as long as turns take on average one may take besides."""
@@ -97,7 +97,9 @@ class QueueAhead:
         self._asked: dict[Reading, None] = {}
         self._unanswered: set[Reading] = set()
         """Those about which asking has failed."""
-        self._mailbox = Mailbox()
+        self._shares = Mailbox()
+        self._asks = Mailbox()
+        """What wakes the tasks that look after queues and that ask the catalog."""
         self._boarding = False
 
     # -- decisions, in the data plane ------------------------------------------------------------------------
@@ -125,7 +127,7 @@ class QueueAhead:
             return None
         if verdict is None:
             self._asked[reading] = None
-            self._mailbox.wake()
+            self._asks.wake()
             self.statistics.not_eligible["the catalog is being asked"] += 1
             return None
         if not verdict.proven:
@@ -149,8 +151,10 @@ class QueueAhead:
         self._seen[shape] = None
         return None
 
-    def board(self) -> None:
-        """Send ahead what waits, the first first; but where the pool may grow, let it. Hot path."""
+    def board(self, first: ServerQueue | None = None) -> None:
+        """Send ahead what waits, in order, and to the queue that is given first; but where the pool may
+        grow, let it. Hot path.
+        """
         pool = self.origin.pool
         if self._boarding or (len(pool.leased) < pool.size and pool.wants_server):
             return
@@ -158,11 +162,11 @@ class QueueAhead:
         waiting = pool.waiting
         while waiting:
             client = next(iter(waiting))
-            if not isinstance(client, Client) or not self._place(client):
+            if not isinstance(client, Client) or not self._place(client, first):
                 break
         self._boarding = False
 
-    def _place(self, client: Client) -> bool:
+    def _place(self, client: Client, first: ServerQueue | None) -> bool:
         """Queue this client's statement at a server, if it may be, and one has room."""
         if client.queued is not None or not client.session.input:
             return False
@@ -174,7 +178,9 @@ class QueueAhead:
             if self._fresh:
                 self._shared(self._fresh.popitem()[0])  # measures it, if it is the same statement
             return False
-        queue = self._queue_for(client, history)
+        queue: ServerQueue | None = first
+        if queue is None or queue.stuck or not self._fits(queue, client, history):
+            queue = self._queue_for(client, history)
         if queue is None:
             return False
         self.origin.pool.forget(client)
@@ -197,7 +203,7 @@ class QueueAhead:
         return best
 
     def _fits(self, queue: ServerQueue, client: Client, history: History) -> bool:
-        if len(queue.waiting) >= self.depth or queue.expected() + history.seconds > LONGEST:
+        if len(queue.waiting) >= self.depth or queue.seconds + history.seconds > LONGEST:
             return False
         server = queue.server
         machine = server.session
@@ -243,7 +249,7 @@ class QueueAhead:
             return None
         queue = server.queue = ServerQueue(self, server, client, history)
         if not self.queues:
-            self._mailbox.wake()
+            self._shares.wake()
         self.queues[queue] = None
         return queue
 
@@ -272,7 +278,7 @@ class QueueAhead:
     def has_room(self, queue: ServerQueue) -> None:
         """A turn is over. Hot path."""
         if self.origin.pool.waiting:
-            self.board()
+            self.board(queue if queue in self.queues else None)
 
     def ended(self, queue: ServerQueue) -> None:
         self.queues.pop(queue, None)
@@ -297,17 +303,21 @@ class QueueAhead:
     # -- control plane ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Ask the catalog, and look after queues that are stuck."""
+        """Look after queues that are stuck, and ask the catalog."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._forget)
+            nursery.start_soon(self._ask_all)
             while True:
-                await self._mailbox.wait()
-                while self.queues or self._asked:
-                    if self._asked:
-                        await self._ask()
-                    if self.queues:
-                        await trio.sleep(LOOK_EVERY)
-                        self._look(self.origin.poller.tick())
+                await self._shares.wait()
+                while self.queues:
+                    await trio.sleep(LOOK_EVERY)
+                    self._look(self.origin.poller.tick())
+
+    async def _ask_all(self) -> None:
+        while True:
+            await self._asks.wait()
+            while self._asked:
+                await self._ask()
 
     def _look(self, now: float) -> None:
         for queue in list(self.queues):

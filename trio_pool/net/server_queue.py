@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from trio_pool.net.queue_ahead import History, QueueAhead
     from trio_pool.net.server import Server
 
-MOST_BUFFERED: Final = 1 << 18
+MOST_BUFFERED = 1 << 18
 """Bytes of its answer that are kept for a client that reads slowly, while others wait behind it."""
 
 
 class Queued:
     """One statement in the queue, whose turn has not come."""
 
-    __slots__ = ("cancels", "client", "history", "queue", "sent_at")
+    __slots__ = ("cancels", "client", "history", "queue", "seconds", "sent_at")
 
     def __init__(self, queue: ServerQueue, client: Client, history: History) -> None:
         self.queue = queue
         self.client: Client | None = client
         """None once nobody waits for the answer."""
         self.history = history
+        self.seconds = history.seconds
         self.cancels = queue.server.cancel_requests
         """How many cancel requests the server had been sent before."""
         self.sent_at = queue.server.poller.now
@@ -57,6 +58,7 @@ class ServerQueue:
         "client",
         "history",
         "number",
+        "seconds",
         "server",
         "since",
         "stuck",
@@ -71,6 +73,8 @@ class ServerQueue:
         self.history = history
         """Of its statement."""
         self.waiting: deque[Queued] = deque()
+        self.seconds = 0.0
+        """What these usually take."""
         self.number = server.session.answered
         """How many groups had been answered when the turn began."""
         self.since = client.asked_at
@@ -85,17 +89,11 @@ class ServerQueue:
 
     # -- who comes and goes ----------------------------------------------------------------------------------
 
-    def expected(self) -> float:
-        """Seconds that what is in the queue usually takes."""
-        taken = self.history.seconds
-        for queued in self.waiting:
-            taken += queued.history.seconds
-        return taken
-
     def join(self, client: Client, history: History) -> None:
         """Send the client's request behind the others. Hot path."""
         queued = Queued(self, client, history)
         self.waiting.append(queued)
+        self.seconds += queued.seconds
         self.server.post(client.sends_ahead(queued))
 
     def leave_turn(self) -> bool:
@@ -193,6 +191,7 @@ class ServerQueue:
         server = self.server
         session = server.session
         queued = self.waiting.popleft()
+        self.seconds = self.seconds - queued.seconds if self.waiting else 0.0
         self.client = client = queued.client
         self.history = queued.history
         self.number = session.answered
