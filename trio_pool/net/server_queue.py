@@ -13,7 +13,7 @@ Which statements may be sent ahead, and to which server, is decided in `queue_ah
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from trio_pool.errors import ServerFault
 from trio_pool.net.absent import ABSENT
