@@ -565,7 +565,6 @@ async def test_settings_that_the_server_changes_by_itself(postgres: LocalPostgre
         await shared.know(one, requests.query("select 0"))
         await shared.hold(holder)
         await line_up(shared, one, two)
-        boss = shared.gate.superuser
         try:
             postgres.run_sql("alter system set timezone = 'Asia/Tokyo'")
             postgres.run_sql("select pg_reload_conf()")
@@ -581,7 +580,6 @@ async def test_settings_that_the_server_changes_by_itself(postgres: LocalPostgre
         finally:
             postgres.run_sql("alter system reset timezone")
             postgres.run_sql("select pg_reload_conf()")
-        del boss
 
 
 async def _query(peer: Peer, sql: str) -> list[tuple[int, bytes]]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from trio_pool.net.leaseholder import Unconcerned
 
+if TYPE_CHECKING:
     from trio_pool.errors import Reason, ServerFault
     from trio_pool.net.connection import Connection
     from trio_pool.net.server import Server
-    from trio_pool.protocol.inspection import Inspection
     from trio_pool.wire.messages import ErrorFields
 
 
-class Absent:
+class Absent(Unconcerned):
     """A leaseholder that wants nothing: what it is answered goes nowhere."""
 
     process_id = 0
@@ -35,24 +34,6 @@ class Absent:
         raise AssertionError("nobody waits")
 
     def write(self, data: bytes, source: Connection | None = None) -> None:
-        pass
-
-    def resume(self) -> None:
-        pass
-
-    def names_asked(self) -> Iterable[str]:
-        return ()
-
-    def found(self, inspection: Inspection, server: Server) -> None:
-        pass
-
-    def rested(self, server: Server) -> None:
-        pass
-
-    def progressed(self, server: Server) -> None:
-        pass
-
-    def kept(self) -> None:
         pass
 
     def refused(self, server: Server, error: ErrorFields) -> None:

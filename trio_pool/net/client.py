@@ -285,8 +285,7 @@ class Client(Timed):
         now = self.poller.now
         self.leased_at = self.asked_at = self.began_at = now
         self.answered = server.session.answered
-        if now + self.limits.soonest < self._sleeping_until:
-            self.awake_by(now + self.limits.soonest)
+        self.awake_by(now + self.limits.soonest)
         self.server = server
         self.session.has_turn(server.session)
         if self.session.replies:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_pool.errors import Reason, ServerFault
+from trio_pool.net.leaseholder import Unconcerned
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.replies import Errand
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.server import Server
     from trio_pool.protocol.catalog import Inquiry
-    from trio_pool.protocol.inspection import Inspection
     from trio_pool.protocol.server import ServerSession
     from trio_pool.wire.messages import ErrorFields
 
 
-class OwnLease:
+class OwnLease(Unconcerned):
     """A lease of our own: takes a server, sends something, and ends when that is answered."""
 
     process_id = 0
@@ -110,24 +110,6 @@ class OwnLease:
     def refused_with(self, error: ErrorFields) -> None:
         """The server has said no; the lease ends when it has answered everything."""
         self.fault = ServerFault(error.summary, error.sqlstate, reason=Reason.CLIENT_REFUSED)
-
-    def resume(self) -> None:
-        pass
-
-    def names_asked(self) -> Iterable[str]:
-        return ()
-
-    def found(self, inspection: Inspection, server: Server) -> None:
-        """What the server has made of the settings is in its session."""
-
-    def rested(self, server: Server) -> None:
-        pass
-
-    def progressed(self, server: Server) -> None:
-        pass
-
-    def kept(self) -> None:
-        pass
 
     def refused(self, server: Server, error: ErrorFields) -> None:
         self._server = None

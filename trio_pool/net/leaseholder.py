@@ -85,3 +85,25 @@ class Leaseholder(Protocol):
 
     def finish(self, reason: Reason) -> None:
         """It has got its last replies."""
+
+
+class Unconcerned:
+    """What a leaseholder does who sends one thing, waits for its end, and keeps nothing."""
+
+    def resume(self) -> None:
+        pass
+
+    def names_asked(self) -> Iterable[str]:
+        return ()
+
+    def found(self, inspection: Inspection, server: Server) -> None:
+        """What the server holds is in its session."""
+
+    def rested(self, server: Server) -> None:
+        pass
+
+    def progressed(self, server: Server) -> None:
+        pass
+
+    def kept(self) -> None:
+        pass

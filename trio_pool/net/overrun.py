@@ -104,15 +104,15 @@ async def _interrupt(client: Client, server: Server, limit: Limit, error: bytes)
     finally:
         client.poller.tick()
         told = machine.judged
-        same_lease = machine.verdict is error and client.session.server is machine
-        if machine.verdict is error or not machine.verdict:  # else somebody else's time is over there
+        same_lease = machine.verdict is error
+        if same_lease or not machine.verdict:  # else somebody else's time is over there
             server.interrupted = False
         if not over():
             server.give_up()
-        if machine.verdict is error and not machine.owes:  # else what was sent already may yet be hit
+        if same_lease and not machine.owes:  # else what was sent already may yet be hit
             machine.verdict = b""
         client.verdict = b""
-        if same_lease and client.server is server:
+        if same_lease and client.server is server and client.session.server is machine:
             if limit is not Limit.QUERY and machine.status != Status.IDLE and not machine.owes:
                 client.expire(b"" if told else error)
             else:

@@ -23,7 +23,8 @@ from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.server_queue import ServerQueue
 from trio_pool.protocol.backend import NOTHING
 from trio_pool.protocol.catalog import Catalog
-from trio_pool.protocol.reading import NotReading, Reading, known, reading_of
+from trio_pool.protocol.plain import DIGITS
+from trio_pool.protocol.reading import ZEROS, NotReading, Reading, known, reading_of
 from trio_pool.protocol.replies import PLAIN
 from trio_pool.wire.tags import Status
 
@@ -49,8 +50,6 @@ MOST_ROUNDS: Final = 8
 UNKNOWN: Final = -1.0
 FORGETTING: Final = 1.001
 """By how much the shortest way to the server is believed to have grown with each statement."""
-_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
-_DIGITS: Final = b"0123456789"
 
 
 class History:
@@ -86,7 +85,7 @@ class QueueAhead:
         self._fresh: dict[Server, None] = {}
         """Leased since somebody looked whether they can be shared."""
         self._histories: dict[bytes, History] = {}
-        self._seen: dict[bytes, None] = {}
+        self._seen: set[bytes] = set()
         """Texts that came once. Most come once only, and are not worth being parsed."""
         self.trip = 1.0
         """Seconds that the fastest statement takes: what of it is the way to the server and back."""
@@ -133,7 +132,7 @@ class QueueAhead:
         if not verdict.proven:
             self.statistics.not_eligible["" if verdict.doubt is None else verdict.doubt.value] += 1
             return None
-        shape = text.translate(None, _DIGITS)
+        shape = text.translate(None, DIGITS)
         history = self._histories.get(shape)
         if history is None or history.reading is not reading:
             if len(self._histories) >= MOST_HISTORIES:
@@ -143,12 +142,12 @@ class QueueAhead:
 
     def _read(self, text: bytes) -> Reading | NotReading | None:
         """Parsed when it comes for the second time."""
-        shape = text.translate(_ZEROS)
+        shape = text.translate(ZEROS)
         if shape in self._seen:
             return reading_of(text)
         if len(self._seen) >= MOST_SEEN:
             self._seen.clear()
-        self._seen[shape] = None
+        self._seen.add(shape)
         return None
 
     def board(self, first: ServerQueue | None = None) -> None:

@@ -96,12 +96,17 @@ class ServerQueue:
         self.seconds += queued.seconds
         self.server.post(client.sends_ahead(queued))
 
+    @property
+    def _awaited(self) -> bool:
+        """Whether somebody still waits for a turn."""
+        return any(queued.client is not None for queued in self.waiting)
+
     def leave_turn(self) -> bool:
         """The client whose turn it is is gone. False if nobody waits behind it, so that what runs can be
         cancelled.
         """
         self.client = None
-        if not any(queued.client is not None for queued in self.waiting):
+        if not self._awaited:
             self.end()
             return False
         self.server.client = ABSENT
@@ -155,7 +160,7 @@ class ServerQueue:
                     self.client = client = None
                     server.client = ABSENT
             if not self.waiting:
-                self._last_is_answered(client)
+                self._last_is_answered()
                 return
             if client is not None:
                 client.turn_over()
@@ -173,12 +178,10 @@ class ServerQueue:
                 return
         self.ahead.has_room(self)
 
-    def _last_is_answered(self, client: Client | None) -> None:
+    def _last_is_answered(self) -> None:
         """The lease ends as any other."""
         server = self.server
         self.end()
-        if client is None:
-            server.client = ABSENT
         try:
             out = server.session.receive(b"") if server.session.rest else b""
         except ServerFault as fault:
@@ -235,6 +238,6 @@ class ServerQueue:
     def give_up_turn(self) -> None:
         """Nobody waits for what runs too long, nor for anything behind it any more: cancel it all."""
         server = self.server
-        if self.client is None and not any(queued.client is not None for queued in self.waiting):
+        if self.client is None and not self._awaited:
             self.end()
             server.orphaned(0)

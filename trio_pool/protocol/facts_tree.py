@@ -12,6 +12,7 @@ import attrs
 from postgast import pg_query_pb2 as ast
 
 from trio_pool.protocol.facts_kinds import NOTHING, Ask, Discard, Facts, Prepared, PreparedAction
+from trio_pool.protocol.sql import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -113,7 +114,7 @@ class TreeReader:
             if handler is not None:
                 handler(self, node)
             if kind not in _CLOSED:
-                stack.extend(reversed([*_children(node)]))
+                stack.extend(reversed([*children(node)]))
 
     def statement(self, node: Any) -> None:
         """A whole statement. Only as such is a SET one: ALTER ROLE and CREATE FUNCTION have a SET inside."""
@@ -314,16 +315,6 @@ class TreeReader:
         self.create_in("object", node.local_schema, False)
 
 
-def _children(node: Any) -> Iterator[Any]:
-    for field, value in node.ListFields():
-        if field.message_type is None:
-            continue
-        if field.is_repeated:
-            yield from value
-        else:
-            yield value
-
-
 def _folded(name: str) -> str:
     """As PostgreSQL compares names of parameters, and may fold those of functions: only ASCII, and see
     above."""
@@ -376,7 +367,7 @@ def _literals(node: Any) -> Iterator[str]:
         found = stack.pop()
         if type(found) is ast.String:
             yield found.sval
-        stack.extend(_children(found))
+        stack.extend(children(found))
 
 
 _CREATING_OBJECTS: dict[type, Callable[[Any], Any]] = {

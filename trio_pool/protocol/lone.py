@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from trio_pool.protocol.catalog_question import FIRST_USER_OID
 from trio_pool.protocol.facts import NOTHING
 from trio_pool.protocol.plain import plain
 from trio_pool.protocol.statements import Statement
@@ -30,7 +31,6 @@ _ENDS: Final = frozenset(
     }
 )
 """What follows a Bind: all rows of the unnamed portal."""
-_FIRST_USER_OID: Final = 16384
 
 
 def lone_statement(data: bytes, names: Mapping[bytes, Preparable] | None) -> bytes | None:
@@ -89,6 +89,6 @@ def _settled(rest: bytes, end: int) -> bool:
     """Whether the types of parameters that follow the text are known and none is a user's."""
     types = rest[end + 3 :]
     for number in range(0, len(types) - 3, 4):
-        if int.from_bytes(types[number : number + 4], "big") >= _FIRST_USER_OID:
+        if int.from_bytes(types[number : number + 4], "big") >= FIRST_USER_OID:
             return False
     return True

@@ -13,7 +13,7 @@ _AMPERSAND: Final = ord("&")
 _PARENTHESIS: Final = ord("(")
 _INTO: Final = frozenset({b"sel", b"wit"})
 _DOTTED_I: Final = ("\xc4\xb0", "\xdd")  # its bytes in UTF-8 and in ISO 8859-9
-_DIGITS: Final = b"0123456789"
+DIGITS: Final = b"0123456789"
 _MOST_SHAPES: Final = 1024
 _LONGEST_SHAPE: Final = 512
 _SHORT: Final = 16
@@ -31,7 +31,7 @@ def plain(text: bytes) -> bool:
     an ASCII character as that byte, so nothing is hidden from it by quotes, comments or encodings. True
     also for broken texts, which the server refuses.
     """
-    shape = text.translate(None, _DIGITS)
+    shape = text.translate(None, DIGITS)
     if shape in _shapes:
         return True
     if not _looks_plain(text):

@@ -37,7 +37,7 @@ REMEMBERED = 1024
 LONGEST_SHAPE = 1024
 """Bytes of the longest text that has a shape. Many different numbers in one text are rarely of one shape."""
 
-_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _SHAPELESS = re.compile(rb"[\"'$\\\x80-\xff]|--|/\*|[A-Za-z_]0|0[A-Za-z_]|\.0+\.|(?<!0)\.0|0\.(?!0)")
 _BROKEN = NotReading(Why.BROKEN)
 # Two dictionaries: what is no shape of its own text may look like that of another.
@@ -47,7 +47,7 @@ _texts: dict[bytes, Reading | NotReading] = {}
 
 def known(text: bytes) -> Reading | NotReading | None:
     """What is remembered of a text; None if it has to be read. For the hot path."""
-    return _shapes.get(text.translate(_ZEROS)) or _texts.get(text)
+    return _shapes.get(text.translate(ZEROS)) or _texts.get(text)
 
 
 def reading_of(text: bytes) -> Reading | NotReading:
@@ -76,7 +76,7 @@ def shape_of(text: bytes) -> bytes | None:
     """
     if len(text) > LONGEST_SHAPE:
         return None
-    shape = text.translate(_ZEROS)
+    shape = text.translate(ZEROS)
     return None if _SHAPELESS.search(shape) else shape
 
 

@@ -24,6 +24,7 @@ import attrs
 from postgast import pg_query_pb2 as ast
 
 from trio_pool.protocol.reading_kinds import Kind, Name, Reading, Why, intern
+from trio_pool.protocol.sql import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,7 @@ class ReadingTree:
             elif kind not in _HARMLESS:
                 raise NotOnlyReading(_WHY.get(kind, Why.SYNTAX))
             if kind not in _CLOSED:
-                _push_children(node, stack)
+                stack.extend(children(node))
 
     def add(self, kind: Kind, schema: str, name: str) -> Name:
         if schema.startswith(("pg_temp", "pg_toast_temp")):
@@ -229,16 +230,6 @@ class ReadingTree:
 def _schema_and_name(parts: Any) -> tuple[str, str]:
     """Of `name`, `schema.name` or `database.schema.name`."""
     return parts[-2].string.sval if len(parts) > 1 else "", parts[-1].string.sval
-
-
-def _push_children(node: Any, stack: list[Any]) -> None:
-    for field, value in node.ListFields():
-        if field.message_type is None:
-            continue
-        if field.is_repeated:
-            stack.extend(value)
-        else:
-            stack.append(value)
 
 
 def _called_before_16(*names: str) -> Callable[[ReadingTree, Any], None]:

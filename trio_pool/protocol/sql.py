@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import enum
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import postgast
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from postgast import pg_query_pb2 as ast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 LONGEST = 16 * 1024
 """Bytes of the longest text that is parsed.
@@ -65,6 +65,17 @@ def only_statement(text: bytes) -> ast.Node | None:
     """The one statement of a text; None if there are more or fewer, or if it cannot be read."""
     statements = _statements(text)
     return statements[0].stmt if statements is not None and len(statements) == 1 else None
+
+
+def children(node: Any) -> Iterator[Any]:
+    """What stands directly below a node of the parser's tree, in the text's order."""
+    for field, value in node.ListFields():
+        if field.message_type is None:
+            continue
+        if field.is_repeated:
+            yield from value
+        else:
+            yield value
 
 
 def _statements(text: bytes) -> Sequence[ast.RawStmt] | None:
