@@ -165,8 +165,10 @@ def in_query_with_flood(victim: Victim) -> None:
 
 
 def waiting_with_more(victim: Victim) -> None:
-    """Statements wait behind one that waits for a server (if none is free), more than the pooler reads."""
-    victim.send(LARGE * 16)
+    """Statements wait behind one that waits for a server (if none is free): more than the pooler reads, and
+    less than the sockets hold, where the end would stand behind what does not fit.
+    """
+    victim.send(LARGE * 5 + LARGE[: 1 << 15])
 
 
 def ahead_of_rows(victim: Victim) -> None:

@@ -141,16 +141,25 @@ class Server(Connection):
         if not data:
             self._lose_at_end()
             return
-        session = self.session
-        try:
-            out = session.receive(data)
-        except ServerFault as fault:
-            self.lose(fault, in_step=False)  # what was in front of the violation is lost, too
+        out = self.receive(data)
+        if out is None:
             return
         if self.queue is None:
             self.replied(out)
         else:
             self.queue.answered(out)
+
+    def receive(self, data: bytes = b"") -> bytes | None:
+        """The client's part of what has arrived, together with what the machine had kept back.
+
+        None if no server sends such a thing: this one is lost then, and with it what stood in front of that.
+        Hot path.
+        """
+        try:
+            return self.session.receive(data)
+        except ServerFault as fault:
+            self.lose(fault, in_step=False)
+            return None
 
     def replied(self, out: bytes) -> None:
         """The client's part of what has arrived, after which the machine stands where it stands. Hot path."""
@@ -323,8 +332,8 @@ class Server(Connection):
         unsent = client.unsent
         client.refused(self, refused)
         self.session.desert()
-        self.session.receive(b"")
-        self.orphaned(unsent)
+        if self.receive() is not None:
+            self.orphaned(unsent)
 
     def orphaned(self, unsent: int, *, cancel: bool = True) -> None:
         """The client is gone: cancel what runs, end what is open, forget what is left, then back into the

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from trio_pool.errors import ServerFault
 from trio_pool.net.absent import ABSENT
 
 if TYPE_CHECKING:
@@ -171,23 +170,19 @@ class ServerQueue:
                 return
             if not session.rest:
                 break
-            try:
-                out = session.receive(b"")
-            except ServerFault as fault:
-                server.lose(fault, in_step=False)
+            further = server.receive()
+            if further is None:
                 return
+            out = further
         self.ahead.has_room(self)
 
     def _last_is_answered(self) -> None:
         """The lease ends as any other."""
         server = self.server
         self.end()
-        try:
-            out = server.session.receive(b"") if server.session.rest else b""
-        except ServerFault as fault:
-            server.lose(fault, in_step=False)
-            return
-        server.replied(out)
+        out = server.receive() if server.session.rest else b""
+        if out is not None:
+            server.replied(out)
 
     def _next(self) -> None:
         """The next turn begins."""
@@ -211,8 +206,7 @@ class ServerQueue:
             server.client = client
             pool.leased[server] = client
             client.has_turn(server)
-        elif not self.leave_turn():
-            session.receive(b"")
+        elif not self.leave_turn() and server.receive() is not None:
             server.orphaned(0)
 
     def _measure(self) -> None:
