@@ -5,9 +5,10 @@ milliseconds after it was read, in each direction, so a round trip takes twice t
 Opening a connection is not delayed, closing one is. It ends with its standard input.
 
 One queue is enough: the delay is the same for all, so chunks are due in the order in which they were read.
-What waits in it is neither joined nor split, unless a receiver is slow. Selectors wait in whole milliseconds;
-`select` on the selector itself waits in microseconds, less what the kernel adds to save wake-ups, which is
-turned off.
+What waits in it is neither joined nor split, unless a receiver is slow. As network cards do, it looks at its
+sockets at most once in `TICK_SECONDS` while something is under way, and then at all of them: waking up for
+each chunk would cost the machine, which it shares with what is measured, more than the chunks. `sleep` waits
+in microseconds, less what the kernel adds to save wake-ups, which is turned off.
 
 It is a process of its own, so that it takes nothing away from the pooler but its part of the machine. Whether
 it was the limit shows in its processor time: every measurement through a link prints, as `link`, the share of
@@ -40,6 +41,8 @@ CHUNK_BYTES = 65536
 # What may be under way to one receiver before its sender has to wait; a window of TCP may be as large.
 WINDOW_BYTES = 1 << 20
 READY_SECONDS = 10.0
+# A chunk is seen half of it too late and handed on half of it too late, so it is due so much sooner.
+TICK_SECONDS = 0.0001
 
 
 @contextlib.contextmanager
@@ -97,9 +100,11 @@ class Delay:
             self.deliver()
 
     def wait(self) -> None:
-        """Until a socket is ready or a chunk is due."""
-        left = max(0.0, self.due[0][0] - time.monotonic()) if self.due else None
-        select.select([self.selector.fileno()], [], [], left)  # type: ignore[attr-defined]
+        """Until a socket is ready, or a tick long if something is under way."""
+        if self.due:
+            time.sleep(TICK_SECONDS)
+        else:
+            select.select([self.selector.fileno()], [], [])  # type: ignore[attr-defined]
 
     def accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -141,8 +146,8 @@ class Delay:
 
     def deliver(self) -> None:
         """Everything that is due."""
-        now = time.monotonic()
-        while self.due and self.due[0][0] <= now:
+        soon = time.monotonic() + TICK_SECONDS
+        while self.due and self.due[0][0] <= soon:
             _, end, chunk = self.due.popleft()
             if not chunk:
                 end.closing = True
