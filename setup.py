@@ -34,6 +34,7 @@ COMPILED = [
     "net/timed",
     "net/transport",
     "pooling/pool",
+    "pooling/traffic",
     "protocol/backend",
     "protocol/carried",
     "protocol/client",

@@ -78,6 +78,9 @@ class Service:
     """By the name that clients connect to."""
     _statement_prefix: bytes = attrs.field(factory=lambda: b"trio_pool_%b_" % secrets.token_hex(4).encode())
 
+    started_at: float = 0.0
+    """On Trio's clock."""
+
     def __attrs_post_init__(self) -> None:
         config = self.config
         self.clients = Clients(config.listen.max_clients)
@@ -104,6 +107,11 @@ class Service:
             mock_key,
             mock_scram=_mostly_scram(credentials.values()),
         )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to end."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Drain: no new clients, the others leave between their transactions, within `drain`."""
@@ -171,6 +179,7 @@ class Service:
         Raises OSError if an address cannot be listened on, `ConfigurationError` if it wants of this system
         what it cannot do.
         """
+        self.started_at = trio.current_time()
         keepalive = liveness.Keepalive.of(self.config.listen)
         with ExitStack() as stack:
             listeners = [_listen(stack, address) for address in self.config.listen.addresses]

@@ -198,6 +198,7 @@ class Client(Timed):
         now = self.poller.now
         if self.server is None:
             self.leased_at = now
+            self.origin.traffic.waits.observe(now - self.requested_at)
             if self.origin.ahead is not None:
                 self.origin.ahead.leased(server)
         self.asked_at = now
@@ -226,6 +227,8 @@ class Client(Timed):
             self.finish(Reason.CLIENT_TERMINATED)
             return False
         self.server = None
+        self.count_answers(server.session)
+        self.count_transaction()
         if self.verdict:
             self.mailbox.wake()  # what cancels it need not wait any more
         if session.server is not None:
@@ -263,6 +266,7 @@ class Client(Timed):
         self.input_moved()
 
     def gets_no_lease(self) -> None:
+        self.origin.traffic.refusals += 1
         refusal = self.origin.refusal(self.user)
         self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
 
@@ -283,6 +287,7 @@ class Client(Timed):
         self.queued = None
         self.origin.pool.forget(self)
         now = self.poller.now
+        self.origin.traffic.waits.observe(now - self.requested_at)
         self.leased_at = self.asked_at = self.began_at = now
         self.answered = server.session.answered
         self.awake_by(now + self.limits.soonest)
@@ -294,6 +299,8 @@ class Client(Timed):
 
     def turn_over(self) -> None:
         """The lease ends with the answer: others wait behind it. `after_lease` follows. Hot path."""
+        self.origin.traffic.answered(1, self.poller.now - self.asked_at)
+        self.count_transaction()
         self.server = None
         self.session.unlink()
         self._has_returned()
@@ -419,6 +426,9 @@ class Client(Timed):
     def kept(self) -> None:
         """Between transactions, with the server: it is pinned."""
         self.active_at = self.poller.now
+        if self.server is not None and self.server.session.answered != self.answered:
+            self.count_answers(self.server.session)
+            self.count_transaction()
         self._tell()
         if self.session.held:
             self.mailbox.wake()
@@ -484,6 +494,10 @@ class Client(Timed):
         if self.over:
             return
         self._ended = reason
+        traffic = self.origin.traffic
+        traffic.disconnects[reason.value] += 1
+        traffic.client_received += self.transport.received
+        traffic.client_sent += self.transport.sent
         self.detach()
         self.origin.pool.forget(self)
         if self.queued is not None:
@@ -501,6 +515,7 @@ class Client(Timed):
         """A cancel request for this client: whatever it is doing now gets 57014, and nothing that it does
         later.
         """
+        self.origin.traffic.cancels += 1
         server = self.server
         if server is not None:
             await server.cancel_for(self)

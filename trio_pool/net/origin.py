@@ -26,6 +26,7 @@ from trio_pool.net.server import Server, ServerSlot
 from trio_pool.net.shortage import Shortage
 from trio_pool.pooling.pool import Pool, PoolKey
 from trio_pool.pooling.shares import Shares
+from trio_pool.pooling.traffic import Traffic
 from trio_pool.protocol.statements import StatementRegistry
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class OriginPool:
             capacity=capacity,
             evict=_give_way,
         )
+        self.traffic = Traffic()
         self.shortage = Shortage(self.pool)
         self.listening = Listening(
             self.access,
@@ -197,6 +199,7 @@ class OriginPool:
         finally:
             self._opening_since = math.inf
         self._failure = None
+        self.traffic.connects.observe(trio.current_time() - started)
         self.defaults = server.session.defaults
         if self.ahead is not None:
             self.ahead.connected(trio.current_time() - started)

@@ -46,12 +46,15 @@ async def end(client: Client, limit: Limit) -> None:
     unsent = client.session.unsent > 0
     runs = machine is not None and (machine.copy_in or (machine.owes and not unsent))
     doing = client.doing
+    timeouts = client.origin.traffic.timeouts
     if client.ending:
+        timeouts[limit.value] += 1
         log.info("time limit", limit=limit.value, client=client.process_id, pool=str(client.origin.pool.key))
         client.finish(Reason.CLIENT_VANISHED)
     elif machine is not None and machine.owes and _commits(client):
         client.excuse()
     else:
+        timeouts[limit.value] += 1
         log.info(
             "time limit",
             limit=limit.value,

@@ -401,6 +401,10 @@ class Server(Connection):
         if self.over:
             return
         self._ended = fault
+        traffic = self.origin.traffic
+        traffic.losses[fault.reason.value] += 1
+        traffic.server_received += self.transport.received
+        traffic.server_sent += self.transport.sent
         self.detach()
         client, self.client = self.client, None
         queue = self.queue

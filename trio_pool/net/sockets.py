@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from trio_pool.errors import Reason, ServerFault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_pool.config.origin import TcpOptions
 
 Address = tuple[int, object]
@@ -72,3 +74,24 @@ def _set_options(sock: socket.socket, tcp: TcpOptions) -> None:
         value = getattr(tcp, name)
         if value and option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def local_end(fd: int) -> tuple[str, int]:
+    """Our address and port of a socket; "unix" and 0 of a Unix socket, "" and 0 of one that has ended."""
+    return _end(fd, socket.socket.getsockname)
+
+
+def remote_end(fd: int) -> tuple[str, int]:
+    """The same of the other side."""
+    return _end(fd, socket.socket.getpeername)
+
+
+def _end(fd: int, which: Callable[[socket.socket], Any]) -> tuple[str, int]:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            if sock.family == socket.AF_UNIX:
+                return "unix", 0
+            host, port = which(sock)[:2]
+            return host, port
+    except OSError:
+        return "", 0

@@ -40,6 +40,7 @@ class Timed(Connection):
         "answered",
         "asked_at",
         "began_at",
+        "born",
         "heard_at",
         "leased_at",
         "limits",
@@ -66,7 +67,7 @@ class Timed(Connection):
         self.server: Server | None = None
         self.timeouts = timeouts
         self.limits = Limits.of(timeouts, session.settings)
-        now = trio.current_time()
+        self.born = now = trio.current_time()
         self.active_at = self.requested_at = self.leased_at = now
         """When its last lease ended, it last wanted one, and it got one."""
         self.heard_at = self.rested_at = now
@@ -115,6 +116,7 @@ class Timed(Connection):
     def rested(self, server: Server) -> None:
         """The server waits for the client, in a transaction. Hot path."""
         self.rested_at = self.poller.now
+        self.count_answers(server.session)
         if self.session.state is ClientState.ENDING:
             self.finish(Reason.CLIENT_TERMINATED)
         elif self.session.held:
@@ -123,13 +125,26 @@ class Timed(Connection):
     def progressed(self, server: Server) -> None:
         """The server has answered something, but not everything. Hot path of long answers."""
         machine = server.session
-        if machine.answered != self.answered:
+        before = self.answered
+        if machine.answered != before:
+            self.count_answers(machine)
             self.asked_at = self.poller.now
-            if machine.rested > self.answered:
+            if machine.rested > before:
+                self.count_transaction()
                 self.began_at = self.asked_at
-            self.answered = machine.answered
             if self.session.held:
                 self.mailbox.wake()
+
+    def count_answers(self, machine: ServerSession) -> None:
+        """For the statistics: what has been answered since it was asked. Hot path."""
+        answers = machine.answered - self.answered
+        if answers:
+            self.answered = machine.answered
+            self.origin.traffic.answered(answers, self.poller.now - self.asked_at)
+
+    def count_transaction(self) -> None:
+        """For the statistics: a transaction has ended. Hot path."""
+        self.origin.traffic.transaction_time.observe(self.poller.now - self.began_at)
 
     # -- deadlines -------------------------------------------------------------------------------------------
 
@@ -170,6 +185,7 @@ class Timed(Connection):
         if limit is not None and now >= when:
             await self.overruns(limit)
         elif self._rests and now >= self.active_at + self.timeouts.client_idle:
+            self.origin.traffic.timeouts["client_idle"] += 1
             self.fail(
                 ClientFault(
                     "terminating connection due to client_idle timeout",
@@ -180,6 +196,7 @@ class Timed(Connection):
 
     def _waits(self, now: float) -> None:
         if now >= self.requested_at + self.timeouts.lease_wait:
+            self.origin.traffic.timeouts["lease_wait"] += 1
             self.gets_no_lease()
         elif now >= self.requested_at + self.timeouts.wait_notice and self._noticed != self.requested_at:
             self._noticed = self.requested_at

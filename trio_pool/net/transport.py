@@ -35,6 +35,14 @@ class Transport(Protocol):
         """Whether something that was sent is still here."""
 
     @property
+    def received(self) -> int:
+        """Bytes that have come on the wire."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes that have gone out on the wire."""
+
+    @property
     def error(self) -> OSError | None:
         """What ended the connection, where the system told."""
 
@@ -49,13 +57,16 @@ class Transport(Protocol):
 class PlainTransport:
     """A non-blocking stream socket, as it is."""
 
-    __slots__ = ("_rest", "_size", "error", "pending", "sock")
+    __slots__ = ("_rest", "_size", "error", "pending", "received", "sent", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._size = SMALL_RECEIVE_SIZE
         self.pending = False
         self.error: OSError | None = None
+        self.received = 0
+        """Bytes on the wire."""
+        self.sent = 0
         self._rest = b""
 
     def fileno(self) -> int:
@@ -69,6 +80,7 @@ class PlainTransport:
         except OSError as error:
             self.error = error
             return b""
+        self.received += len(data)
         if len(data) == self._size:
             self._size = RECEIVE_SIZE
         elif self._size == RECEIVE_SIZE and len(data) <= SMALL_RECEIVE_SIZE:
@@ -86,6 +98,7 @@ class PlainTransport:
         except OSError as error:
             self.error = error
             return True  # nobody will ever read it; the reading side finds the end
+        self.sent += sent
         if sent == len(data):
             return True
         self._rest = data[sent:]
@@ -136,6 +149,14 @@ class TLSTransport:
     @property
     def pending(self) -> bool:
         return self._plain.pending
+
+    @property
+    def received(self) -> int:
+        return self._plain.received
+
+    @property
+    def sent(self) -> int:
+        return self._plain.sent
 
     @property
     def error(self) -> OSError | None:

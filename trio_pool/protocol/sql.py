@@ -78,6 +78,19 @@ def children(node: Any) -> Iterator[Any]:
             yield value
 
 
+@functools.lru_cache(maxsize=1024)
+def without_constants(text: bytes) -> str:
+    """The text on one line with `$1`, `$2` ... for its constants, to be shown to people; "" if it cannot be
+    read.
+    """
+    if len(text) > LONGEST:
+        return ""
+    try:
+        return " ".join(postgast.normalize(text.decode()).split())
+    except (postgast.PgQueryError, UnicodeDecodeError):
+        return ""
+
+
 def _statements(text: bytes) -> Sequence[ast.RawStmt] | None:
     """The statements of a text, None if it cannot be read."""
     if len(text) > LONGEST:
