@@ -133,7 +133,7 @@ async def test_who_is_refused_learns_why(postgres: LocalPostgres) -> None:
         assert (entry["level"], entry["users"], entry["size"]) == ("warning", {"alice": 1}, 2)
         assert [(holder["user"], holder["doing"]) for holder in entry["holders"]] == [
             ("alice", "idle in transaction"),
-            ("bob", "select pg_sleep(3), 'secret'"),
+            ("bob", "select pg_sleep($1), $2"),
         ]
         await his.request_cancel()
         assert [error.sqlstate for error in await his.errors()] == ["57014"]

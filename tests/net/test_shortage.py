@@ -37,6 +37,10 @@ class Holder:
         self.asked += 1
         return self.statement
 
+    @property
+    def shown(self) -> str:
+        return "constants are not shown"
+
     def granted(self, server: Server) -> None: ...
 
 

@@ -45,6 +45,14 @@ class Timeouts:
             "waiting.",
         ),
     )
+    slow_query: float = attrs.field(
+        default=math.inf,
+        metadata=about(
+            kinds.DURATION,
+            "One statement, or several that were sent at once. Not a limit: what has taken longer is logged, "
+            "without its constants. Less than `1ms` counts as `1ms`.",
+        ),
+    )
     query: float = attrs.field(
         default=math.inf,
         metadata=about(
@@ -112,6 +120,7 @@ class ClientTimeouts:
     client_idle: float | None = _limit("client_idle")
     lease_wait: float | None = _limit("lease_wait")
     wait_notice: float | None = _limit("wait_notice")
+    slow_query: float | None = _limit("slow_query")
     query: float | None = _limit("query")
     transaction: float | None = _limit("transaction")
     idle_in_transaction: float | None = _limit("idle_in_transaction")

@@ -24,7 +24,6 @@ from trio_pool.net.sockets import local_end, remote_end
 from trio_pool.net.transport import TLSTransport
 from trio_pool.pooling.pool import ServerState
 from trio_pool.protocol.client import ClientState
-from trio_pool.protocol.sql import without_constants
 from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
@@ -80,6 +79,7 @@ class PoolSeen:
     waits: int
     """Leases that were waited for."""
     refusals: int
+    """Statements for which there was no lease: not in time, or the queue was full."""
     failure: str | None
     """Why there is no server, if that is so."""
     queries: int
@@ -280,7 +280,7 @@ def _pool(origin: OriginPool, clients: Sequence[Client], now: float) -> PoolSeen
         longest_wait=max((now - waiter.requested_at for waiter in waiters), default=0.0),
         leases=counts.leases,
         waits=counts.waits,
-        refusals=traffic.refusals,
+        refusals=origin.shortage.refused,
         failure=None if origin.failure is None else origin.failure.message,
         queries=traffic.queries,
         transactions=traffic.transaction_time.count,
@@ -326,7 +326,7 @@ def _client(client: Client, clock: _Clock) -> ClientSeen:
         leased_for=0.0 if server is None else clock.since(client.leased_at),
         transaction_for=clock.since(client.began_at) if _in_transaction(client) else 0.0,
         pins={reason: clock.since(since) for reason, since in pins.items()},
-        doing=doing(client),
+        doing=client.shown,
         tls=_tls(client.transport),
         prepared=len(session.statements or ()),
         received=client.transport.received,
@@ -366,14 +366,6 @@ def _servers(origin: OriginPool) -> list[Server]:
     pool = origin.pool
     others = [one for some in pool.others.values() for one in some if isinstance(one, Server)]
     return [*pool.idle, *pool.leased, *others]
-
-
-def doing(client: Client) -> str:
-    """What a client does, in a few words or as its statement without constants."""
-    machine = client.session.server
-    if machine is None or not machine.owes:
-        return client.doing
-    return without_constants(client.session.doing()) or "running"
 
 
 def _state(client: Client) -> str:

@@ -210,7 +210,7 @@ class _Doing:
 
 
 def _describe(client: Client) -> str:
-    doing = client.doing
+    doing = client.shown
     return doing if len(doing) <= MAX_DOING else f"{doing[:MAX_DOING]}..."
 
 

@@ -28,6 +28,7 @@ from trio_pool.net.timed import Timed
 from trio_pool.pooling.pool import PoolFull
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
 from trio_pool.protocol.facts import Ask
+from trio_pool.protocol.sql import without_constants
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Status
 
@@ -51,7 +52,7 @@ _DOING: Final = {
 }
 
 MOST_SHOWN: Final = 500
-"""Bytes of a statement that are shown to say what a client does."""
+"""Characters of a statement that are shown to say what a client does."""
 LINGER: Final = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
@@ -64,11 +65,9 @@ class Client(Timed):
         "_inbox",
         "_parting",
         "peer",
-        "process_id",
         "queued",
         "secret",
         "shares_servers",
-        "user",
     )
 
     def __init__(
@@ -83,9 +82,8 @@ class Client(Timed):
         user: str,
         peer: str,
     ) -> None:
-        super().__init__(poller, transport, origin, session, timeouts)
-        self.process_id, self.secret = key
-        self.user = user
+        super().__init__(poller, transport, origin, session, timeouts, process_id=key[0], user=user)
+        self.secret = key[1]
         self.peer = peer
         """Where it comes from, for logs."""
         self._ended: Reason | None = None
@@ -266,7 +264,6 @@ class Client(Timed):
         self.input_moved()
 
     def gets_no_lease(self) -> None:
-        self.origin.traffic.refusals += 1
         refusal = self.origin.refusal(self.user)
         self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
 
@@ -299,7 +296,8 @@ class Client(Timed):
 
     def turn_over(self) -> None:
         """The lease ends with the answer: others wait behind it. `after_lease` follows. Hot path."""
-        self.origin.traffic.answered(1, self.poller.now - self.asked_at)
+        if self.server is not None:
+            self.count_answers(self.server.session)
         self.count_transaction()
         self.server = None
         self.session.unlink()
@@ -575,7 +573,16 @@ class Client(Timed):
 
     @property
     def doing(self) -> str:
-        """What it does, in a few words."""
+        """What it does, in a few words or as its statement: for the eyes of its own user."""
+        machine = self.session.server
+        if machine is None or not machine.owes:
+            return self.shown
+        text = self.session.doing()[:MOST_SHOWN].decode(errors="replace")
+        return " ".join(text.split()) or "running"
+
+    @property
+    def shown(self) -> str:
+        """What it does, in a few words or as its statement without constants: for everybody's."""
         if self.waits:
             return "waiting"
         if self.queued is not None:
@@ -584,8 +591,7 @@ class Client(Timed):
         if machine is None:
             return _DOING.get(self.session.state, "idle")
         if machine.owes:
-            text = self.session.doing()[:MOST_SHOWN].decode(errors="replace")
-            return " ".join(text.split()) or "running"
+            return without_constants(self.session.doing())[:MOST_SHOWN] or "running"
         return "idle" if machine.status == Status.IDLE else "idle in transaction"
 
     async def _part(self) -> None:

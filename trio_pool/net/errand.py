@@ -34,7 +34,6 @@ class OwnLease(Unconcerned):
     user = ""
     """Nobody's: no bound holds for it."""
     peer = "trio-pool"
-    doing = ""
 
     def __init__(self, origin: OriginPool) -> None:
         self.origin = origin

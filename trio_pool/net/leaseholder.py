@@ -26,7 +26,11 @@ class Leaseholder(Protocol):
 
     @property
     def doing(self) -> str:
-        """What it does, in a few words."""
+        """What it does, in a few words or as its statement."""
+
+    @property
+    def shown(self) -> str:
+        """The same, without the constants of the statement."""
 
     @property
     def ending(self) -> bool:
@@ -89,6 +93,12 @@ class Leaseholder(Protocol):
 
 class Unconcerned:
     """What a leaseholder does who sends one thing, waits for its end, and keeps nothing."""
+
+    doing = ""
+
+    @property
+    def shown(self) -> str:
+        return self.doing
 
     def resume(self) -> None:
         pass

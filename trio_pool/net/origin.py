@@ -24,6 +24,7 @@ from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.queue_ahead import QueueAhead
 from trio_pool.net.server import Server, ServerSlot
 from trio_pool.net.shortage import Shortage
+from trio_pool.net.slow_queries import SlowQueries
 from trio_pool.pooling.pool import Pool, PoolKey
 from trio_pool.pooling.shares import Shares
 from trio_pool.pooling.traffic import Traffic
@@ -76,6 +77,7 @@ class OriginPool:
             evict=_give_way,
         )
         self.traffic = Traffic()
+        self.slow_queries = SlowQueries(str(self.pool.key))
         self.shortage = Shortage(self.pool)
         self.listening = Listening(
             self.access,

@@ -45,7 +45,7 @@ async def end(client: Client, limit: Limit) -> None:
     server, machine = client.server, client.session.server
     unsent = client.session.unsent > 0
     runs = machine is not None and (machine.copy_in or (machine.owes and not unsent))
-    doing = client.doing
+    doing = client.shown
     timeouts = client.origin.traffic.timeouts
     if client.ending:
         timeouts[limit.value] += 1

@@ -6,7 +6,7 @@ log hears of it once in `COMPLAIN_EVERY`.
 What a client may read of others is less than what PostgreSQL lets all read in pg_stat_activity. Of another
 user's client it gets the process id and how long it has held its lease, but neither the user's name (in a
 shared pool users may be tenants who know nothing of each other) nor its address nor what it does. Of its own
-user's clients it gets everything. The log has everything of everybody.
+user's clients it gets everything. The log has everything of everybody but the constants of statements.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Holder:
     held: float
     """Seconds."""
     doing: str
+    shown: str
+    """`doing` without the constants of a statement."""
 
     @classmethod
     def of(cls, client: Leaseholder, now: float) -> Holder:
@@ -68,6 +70,7 @@ class Holder:
             _cut(client.peer),
             round(now - client.leased_at, 1),
             _cut(client.doing),
+            _cut(client.shown),
         )
 
     def spell(self, user: str) -> str:
@@ -78,6 +81,10 @@ class Holder:
             return f"client {self.process_id} of another user for {self.held:.1f} s"
         who = f'client {self.process_id} of user "{self.user}" from {self.peer}'
         return f"{who} for {self.held:.1f} s: {self.doing}"
+
+    def log(self) -> dict[str, Any]:
+        """As the log has it."""
+        return {**attrs.asdict(self, filter=lambda field, _: field.name != "shown"), "doing": self.shown}
 
 
 @attrs.define(eq=False)
@@ -183,7 +190,7 @@ class Picture:
             "waiting": self.waiting,
             "waited": round(self.waited, 1),
             "users": dict(self.users.most_common(MOST_USERS)),
-            "holders": [attrs.asdict(holder) for holder in self.holders],
+            "holders": [holder.log() for holder in self.holders],
         }
 
 

@@ -8,7 +8,7 @@ query.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from trio_pool.protocol.server import ServerSession
 
 
+LEAST_SLOW: Final = 0.001
+"""Seconds. Nobody means less by slow, and nearly everything is done by then."""
+
+
 class Timed(Connection):
     """The part of a client that knows about time. All timestamps are seconds on Trio's clock."""
 
@@ -45,11 +49,13 @@ class Timed(Connection):
         "leased_at",
         "limits",
         "origin",
+        "process_id",
         "requested_at",
         "rested_at",
         "server",
         "session",
         "timeouts",
+        "user",
         "verdict",
     )
 
@@ -60,8 +66,14 @@ class Timed(Connection):
         origin: OriginPool,
         session: ClientSession,
         timeouts: Timeouts,
+        *,
+        process_id: int,
+        user: str,
     ) -> None:
         super().__init__(poller, transport)
+        self.process_id = process_id
+        """Of its cancel key."""
+        self.user = user
         self.origin = origin
         self.session = session
         self.server: Server | None = None
@@ -140,7 +152,10 @@ class Timed(Connection):
         answers = machine.answered - self.answered
         if answers:
             self.answered = machine.answered
-            self.origin.traffic.answered(answers, self.poller.now - self.asked_at)
+            seconds = self.poller.now - self.asked_at
+            self.origin.traffic.answered(answers, seconds)
+            if seconds >= LEAST_SLOW and seconds >= self.timeouts.slow_query:
+                self.origin.slow_queries.note(self, answers, seconds, self.poller.now)
 
     def count_transaction(self) -> None:
         """For the statistics: a transaction has ended. Hot path."""

@@ -49,7 +49,6 @@ class Traffic:
         "losses",
         "queries",
         "query_time",
-        "refusals",
         "server_received",
         "server_sent",
         "timeouts",
@@ -80,8 +79,6 @@ class Traffic:
         """Cancel requests of clients."""
         self.timeouts: Counter[str] = Counter()
         """Time limits that were over, by their key in the configuration."""
-        self.refusals = 0
-        """Clients that got no lease: in time, or because the queue was full."""
         self.losses: Counter[str] = Counter()
         """Servers that ended, by reason."""
         self.disconnects: Counter[str] = Counter()

@@ -91,6 +91,19 @@ def without_constants(text: bytes) -> str:
         return ""
 
 
+@functools.lru_cache(maxsize=1024)
+def fingerprint(text: bytes) -> str:
+    """The same for statements that differ in constants, spacing and the like only (libpg_query's, in hex); ""
+    if it cannot be read.
+    """
+    if len(text) > LONGEST:
+        return ""
+    try:
+        return postgast.fingerprint(text.decode()).hex
+    except (postgast.PgQueryError, UnicodeDecodeError):
+        return ""
+
+
 def _statements(text: bytes) -> Sequence[ast.RawStmt] | None:
     """The statements of a text, None if it cannot be read."""
     if len(text) > LONGEST:
