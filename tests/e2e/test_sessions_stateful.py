@@ -3,6 +3,8 @@
 What a client and its twin are answered must be the same, and so must what they are afterwards: all settings,
 roles, prepared statements, channels. HYPOTHESIS_PROFILE=deep runs many more examples, and shrinks them.
 
+Now and then all read at the same time, which is when reads are sent ahead of their turn.
+
 Nothing here pins a client, and at most one client is inside a transaction, so nobody waits for a server in
 vain. No NOTIFY either: all clients and all twins are in one database and would hear each other.
 """
@@ -10,6 +12,7 @@ vain. No NOTIFY either: all clients and all twins are in one database and would 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -72,6 +75,14 @@ TEXTS = (
     "selec",
     "table pg_class",
 )
+READS = (
+    "select current_setting('work_mem'), current_setting('search_path'), current_setting('lock_timeout')",
+    "select relname, current_user from pg_catalog.pg_class where oid = 1259",
+    "select 1 / (oid - 1259)::int from pg_catalog.pg_class where oid = 1259",
+    "\\parse - select relname from pg_catalog.pg_class where oid = 1259\n\\bind - -\n\\execute -\n\\sync",
+    "table pg_catalog.pg_language",
+)
+ROUNDS = 4
 STATEMENTS = ("p", "q", '"Odd;"')
 CHANNELS = ("here", "there", '"Odd;"')
 
@@ -150,14 +161,19 @@ class Pair:
 
     def do(self, text: str) -> tuple[Recorded, Recorded]:
         """Both answers."""
-        expected: Recorded = []
-        got: Recorded = []
-        for step in corpus.steps(text.split("\n")):
-            expected += self.direct.perform(step)
-            got += self.pooled.perform(step)
+        expected = self.ask_directly(text)
+        return expected, self.ask(text)
+
+    def ask(self, text: str) -> Recorded:
+        """The pooler's answer."""
+        return [line for step in corpus.steps(text.split("\n")) for line in self.pooled.perform(step)]
+
+    def ask_directly(self, text: str) -> Recorded:
+        """The answer that it should be."""
+        expected = [line for step in corpus.steps(text.split("\n")) for line in self.direct.perform(step)]
         statuses = re.findall(r"^ReadyForQuery (.)$", "\n".join(expected), re.MULTILINE)
         self.status = statuses[-1] if statuses else "I"
-        return expected, got
+        return expected
 
     def close(self) -> None:
         self.pooled.leave()
@@ -169,6 +185,7 @@ class Clients(RuleBasedStateMachine):
 
     pooled: ClassVar[Pooled]
     direct: ClassVar[Direct]
+    threads: ClassVar[ThreadPoolExecutor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,6 +200,18 @@ class Clients(RuleBasedStateMachine):
     @rule(number=clients, text=exchanges)
     def say(self, number: int, text: str) -> None:
         self._say(number, text)
+
+    @rule(reads=st.lists(st.sampled_from(READS), min_size=CLIENTS, max_size=CLIENTS))
+    def all_read(self, reads: list[str]) -> None:
+        """All that are not in a transaction, several times, without waiting for each other."""
+        readers = [(pair, read) for pair, read in zip(self.pairs, reads, strict=True) if pair.status == "I"]
+        expected = [[pair.ask_directly(read) for _ in range(ROUNDS)] for pair, read in readers]
+
+        def ask(reader: tuple[Pair, str]) -> list[Recorded]:
+            pair, read = reader
+            return [pair.ask(read) for _ in range(ROUNDS)]
+
+        assert expected == [*self.threads.map(ask, readers)], reads
 
     @precondition(lambda self: self.holder is None)
     @rule(
@@ -245,10 +274,6 @@ def pooler(postgres: LocalPostgres) -> Iterator[Pooler]:
 def test_a_client_and_its_twin_are_answered_the_same(postgres: LocalPostgres, pooler: Pooler) -> None:
     """Whatever clients do to their sessions, in whatever order, none can tell that it shares its servers."""
 
-    class Here(Clients):
-        pooled = Pooled(pooler.host, pooler.port)
-        direct = Direct(f"{postgres.socket_dir}/.s.PGSQL.{postgres.port}")
-
     # A step costs some ten queries on each side: so half the examples of the profile, and shrinking, which
     # takes minutes, only in depth.
     profile = settings()
@@ -259,4 +284,11 @@ def test_a_client_and_its_twin_are_answered_the_same(postgres: LocalPostgres, po
         report_multiple_bugs=False,
         phases=[Phase.explicit, Phase.generate, *([Phase.reuse, Phase.shrink] if deep else [])],
     )
-    run_state_machine_as_test(Here, settings=bounded)
+    with ThreadPoolExecutor(CLIENTS) as readers:
+
+        class Here(Clients):
+            threads = readers
+            pooled = Pooled(pooler.host, pooler.port)
+            direct = Direct(f"{postgres.socket_dir}/.s.PGSQL.{postgres.port}")
+
+        run_state_machine_as_test(Here, settings=bounded)

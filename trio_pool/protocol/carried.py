@@ -214,7 +214,7 @@ class CarriedSession:
         ahead = server.begin_apart()
         if facts.lists_prepared:
             ahead += server.lay_out_exactly(self.statements or {})
-        ahead += server.lay_out(self._names_in(facts, server), excuse, for_query=True)
+        ahead += server.lay_out(self._names_in(facts, server, text), excuse, for_query=True)
         group = server.explained_query()
         self._expect(facts, server, group, text)
         if self.base:
@@ -306,9 +306,11 @@ class CarriedSession:
             group = server.opened()
         return ahead
 
-    def _names_in(self, facts: Facts, server: ServerSession) -> dict[bytes, Preparable | None]:
+    def _names_in(
+        self, facts: Facts, server: ServerSession, text: bytes | None = None
+    ) -> dict[bytes, Preparable | None]:
         """The names that a text uses, with what they stand for in the client's session. A text that may run
-        others may use any.
+        others may use any; one that cannot be read, those that occur in it.
         """
         self._forget_answered(server)
         names = self.statements or {}
@@ -316,6 +318,9 @@ class CarriedSession:
         if Ask.CHANNELS in facts.begins and not facts.listens:
             wanted.update(dict.fromkeys(server.names_laid))
             wanted.update({name: made for name, made in names.items() if isinstance(made, SqlStatement)})
+            if facts.unknown and text is not None:
+                folded = text.lower()
+                wanted.update({name: made for name, made in names.items() if name in text or name in folded})
         used_by_name: dict[bytes, Preparable | None] = {}
         pending = [facts]
         while pending:
