@@ -64,13 +64,17 @@ class Peer:
             allow_cleartext=True,
             client_nonce="rOprNGfwEbeRWgbNEkqO",
         )
-        await peer.send(login.begin())
-        while not login.done:
-            message = await peer.receive()
-            assert message is not None
-            reply = login.receive(*message)
-            if reply:
-                await peer.send(reply)
+        try:
+            await peer.send(login.begin())
+            while not login.done:
+                message = await peer.receive()
+                assert message is not None
+                reply = login.receive(*message)
+                if reply:
+                    await peer.send(reply)
+        except BaseException:
+            peer.close()
+            raise
         peer.process_id, peer.secret = login.process_id, login.secret
         return peer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.pooling.parts import AnyPool, Client, Server, pool
 from trio_pool.pooling.pool import PoolFull, ServerState
+from trio_pool.pooling.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +35,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.holders: dict[Server, Client] = {}
         self.pins: dict[Server, dict[str, float]] = {}
         self.now = 0.0
+        self.paused = False
+        self.held_before: Counter[str] = Counter()
+        """Leases by user a step ago: a bound that was lowered since takes nobody's lease away."""
+        self.size = 3
+        self.max_waiting = 4
+        self.most = 3
+        """Servers that there may be: those that a smaller size has left over may be given back first."""
 
     def grow(self) -> None:
         self.grown += 1
@@ -44,6 +53,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     def next_in_queue(self) -> Client | None:
         """Who waits longest of those whose users may have one more."""
+        if self.paused:
+            return None
         return next((client for client in self.queue if self.admits(client.user)), None)
 
     @rule(user=USERS)
@@ -53,7 +64,9 @@ class PoolMachine(RuleBasedStateMachine):
         try:
             server = self.pool.acquire(client)
         except PoolFull:
-            assert sum(self.bounds is None or waiter.user == user for waiter in self.queue) == 4
+            counted = sum(self.bounds is None or waiter.user == user for waiter in self.queue)
+            assert counted >= self.max_waiting > 0
+            assert not self.paused
             return
         if idle and self.admits(user):
             assert server is idle[-1]
@@ -61,6 +74,45 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             assert server is None
             self.queue.append(client)
+
+    @rule()
+    def pause(self) -> None:
+        self.paused = True
+        self.act_and_close_idle(self.pool.pause)
+
+    @precondition(lambda self: self.paused)
+    @rule()
+    def go_on(self) -> None:
+        self.paused = False
+        self.pool.go_on()
+
+    @rule(size=st.integers(1, 4), max_waiting=st.integers(0, 4))
+    def resize(self, size: int, max_waiting: int) -> None:
+        self.size, self.max_waiting = size, max_waiting
+        self.act_and_close_idle(lambda: self.pool.resize(size, min(size, 1), max_waiting))
+        self.most = max(size, len(self.servers) + len(self.slots))
+
+    @rule(bounds=st.none() | st.dictionaries(USERS, st.integers(0, 2)))
+    def bind(self, bounds: dict[str, int] | None) -> None:
+        """What an operator changes while leases and waiters are there: nobody loses a lease, and whoever may
+        have a server now gets it.
+        """
+        self.bounds = bounds
+        idle = list(self.pool.idle)
+        self.pool.bind(None if bounds is None else Shares(lambda user: bounds.get(user, 0)))
+        for server in reversed(idle):
+            first = self.next_in_queue()
+            if first is not None:
+                self.expect_granted(first, server)
+
+    def act_and_close_idle(self, act: Callable[[], None]) -> None:
+        """Who is closed is nobody's, and longest idle."""
+        idle = list(self.pool.idle)
+        act()
+        closed = [server for server in idle if server.state is ServerState.CLOSED]
+        assert closed == idle[: len(closed)]
+        for server in closed:
+            self.servers.remove(server)
 
     @precondition(lambda self: self.queue)
     @rule(data=st.data())
@@ -83,7 +135,11 @@ class PoolMachine(RuleBasedStateMachine):
         if works:
             server = Server()
             self.servers.append(server)
-            self.expect_handed_on(server, lambda: self.pool.joined(slot, server))
+            if self.paused or len(self.servers) + len(self.slots) > self.size:
+                self.pool.joined(slot, server)
+                self.expect_closed(server)
+            else:
+                self.expect_handed_on(server, lambda: self.pool.joined(slot, server))
         else:
             self.pool.left(slot)
 
@@ -120,6 +176,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.end(data.draw(st.sampled_from(list(self.pool.idle))), "left")
 
     def end(self, server: Server, how: str) -> None:
+        if how == "release" and (self.paused or len(self.servers) + len(self.slots) > self.size):
+            self.pool.release(server)
+            self.expect_closed(server)
+            return
         if how == "release":
             self.expect_handed_on(server, lambda: self.pool.release(server))
             return
@@ -130,6 +190,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.left(server)
         if idle:
             self.expect_served(idle[-1])  # the end of a lease may have let somebody in
+
+    def expect_closed(self, server: Server) -> None:
+        assert server.state is ServerState.CLOSED
+        self.servers.remove(server)
 
     def expect_handed_on(self, server: Server, act: Callable[[], None]) -> None:
         first = self.next_in_queue()
@@ -161,7 +225,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.leased == self.holders
         assert self.pool.pinned == self.pins
         assert self.pool.statistics().pinned == len(self.pins)
-        assert self.pool.servers == len(self.servers) + len(self.slots) <= 3
+        assert self.pool.servers == len(self.servers) + len(self.slots) <= self.most
+        self.most = max(self.size, self.pool.servers)
+        assert not (self.paused and (self.pool.idle or self.pool.wants_server))
         assert self.pool.has_eligible == (self.next_in_queue() is not None)
         assert all(client.server is None for client in self.queue)
         assert not (self.pool.idle and self.pool.has_eligible)
@@ -174,7 +240,9 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_has_more_than_allowed(self) -> None:
         for user, bound in (self.bounds or {}).items():
-            assert not bound or sum(client.user == user for client in self.pool.leased.values()) <= bound
+            held = sum(client.user == user for client in self.pool.leased.values())
+            assert not bound or held <= max(bound, self.held_before.get(user, 0))
+        self.held_before = Counter(client.user for client in self.pool.leased.values())
 
 
 class BoundedPoolMachine(PoolMachine):

@@ -16,7 +16,7 @@ import click
 
 import trio_pool
 
-COMMANDS: tuple[str, ...] = ("bench", "check", "demo", "import-pgbouncer", "serve")
+COMMANDS: tuple[str, ...] = ("bench", "check", "demo", "import-pgbouncer", "serve", "top")
 
 
 class Commands(click.Group):

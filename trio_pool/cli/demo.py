@@ -104,6 +104,8 @@ def configuration(pg: LocalPostgres, port: int) -> Config:
                     "pool_size": POOL_SIZE,
                 }
             },
+            "admin": {"users": [pg.superuser]},
+            "http": {"address": f"{HOST}:0"},
         }
     )
 
@@ -143,7 +145,7 @@ async def _show(service: Service, pg: LocalPostgres, screen: Screen) -> None:
         await screen.show(pooled, load)
     screen.say(_summary(service))
     screen.say()
-    for line in _invitation(pg, address):
+    for line in _invitation(pg, address, service.http_address):
         screen.say(line)
 
 
@@ -157,8 +159,10 @@ def _summary(service: Service) -> str:
     )
 
 
-def _invitation(pg: LocalPostgres, address: str) -> Iterator[str]:
+def _invitation(pg: LocalPostgres, address: str, page: str | None) -> Iterator[str]:
     yield f"Connect:  psql postgresql://{pg.superuser}@{address}/{DATABASE}"
+    yield f"Console:  psql postgresql://{pg.superuser}@{address}/trio_pool -c 'SHOW POOLS'"
+    yield f"Look:     {page}"
     if shutil.which("psql") is None:
         yield f"psql is:  {pg.bin('psql')}"
     yield "Ctrl-C stops everything."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import trio
 
 from trio_pool.cli.reading import read_or_exit
 from trio_pool.config.problems import ConfigurationError
+from trio_pool.config.reader import read
 from trio_pool.daemon.logs import configure_logs
 from trio_pool.daemon.signals import Ending, serve_until_signalled
 
@@ -35,7 +37,8 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     help="Least level that is logged.",
 )
 def command(path: Path, log_level: str) -> None:
-    """Run the daemon until SIGTERM or SIGINT, which drains; a second one stops at once.
+    """Run the daemon until SIGTERM or SIGINT, which drains; a second one stops at once. SIGHUP reads the
+    configuration again.
 
     \b
     Exit status:
@@ -47,7 +50,7 @@ def command(path: Path, log_level: str) -> None:
     config = read_or_exit(path)
     configure_logs(level=log_level)
     try:
-        ending = trio.run(serve_until_signalled, config)
+        ending = trio.run(serve_until_signalled, config, path, partial(read, path))
     except* OSError as errors:
         for error in leaves(errors):
             click.echo(f"trio-pool: cannot serve: {error}", err=True)

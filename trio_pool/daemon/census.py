@@ -12,28 +12,40 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
 
 from trio_pool import __version__
+from trio_pool.errors import Reason
 from trio_pool.net.client import Client
+from trio_pool.net.conversation import Conversation
 from trio_pool.net.server import Server
 from trio_pool.net.sockets import local_end, remote_end
 from trio_pool.net.transport import TLSTransport
 from trio_pool.pooling.pool import ServerState
 from trio_pool.protocol.client import ClientState
+from trio_pool.protocol.sql import without_constants
+from trio_pool.protocol.statements import Statement
 from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from trio_pool.daemon.service import Service
+    from trio_pool.errors import ServerFault
+    from trio_pool.net.clients import Console
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.transport import Transport
     from trio_pool.pooling.traffic import Histogram
+
+
+CLIENTS_AT_ONCE = 500
+POOLS_AT_ONCE = 10
+"""How many are looked at in one go where the data plane must not be held up: half a millisecond of each."""
 
 
 @attrs.frozen
@@ -88,6 +100,7 @@ class PoolSeen:
     transaction_time: Spans
     wait_time: Spans
     connect_time: Spans
+    login_time: Spans
     client_received: int
     client_sent: int
     server_received: int
@@ -101,6 +114,14 @@ class PoolSeen:
     hedged: int
     repeated: int
     not_eligible: Mapping[str, int]
+    statements: int = 0
+    """Prepared statements that clients or servers have, each counted once."""
+    client_parses: int = 0
+    """Named statements that clients have prepared."""
+    server_parses: int = 0
+    """Those of them that were prepared on a server for that."""
+    binds: int = 0
+    """Uses of them."""
 
 
 @attrs.frozen
@@ -133,6 +154,13 @@ class ClientSeen:
     prepared: int
     received: int
     sent: int
+    pool_user: str = ""
+    """Of the pool's key."""
+    fd: int = -1
+    link: int = -1
+    """The file descriptor of the server that it leases, -1 if none."""
+    reported: Mapping[str, str] = attrs.field(factory=dict)
+    """Settings that it was told."""
 
 
 @attrs.frozen
@@ -161,6 +189,68 @@ class ServerSeen:
     prepared: int
     received: int
     sent: int
+    requested_at: float = 0.0
+    """When it was last asked for something, or given back."""
+    close_needed: bool = False
+    """Whether it is closed as soon as it is given back."""
+    fd: int = -1
+    link: int = -1
+    """The file descriptor of the client that leases it, -1 if none."""
+    reported: Mapping[str, str] = attrs.field(factory=dict)
+    """Settings as it reports them."""
+
+
+@attrs.frozen
+class ConsoleSeen:
+    """One connection to the console."""
+
+    id: int
+    """The process id of its cancel key."""
+    user: str
+    address: str
+    port: int
+    local_address: str
+    local_port: int
+    connected_at: float
+    tls: str
+    fd: int
+
+
+@attrs.frozen
+class PreparedSeen:
+    """One prepared statement of a pool."""
+
+    database: str
+    user: str
+    name: str
+    """On servers."""
+    text: str
+    """Without its constants."""
+    clients: int
+    """Names that clients have for it."""
+    servers: int
+    """That have it."""
+
+
+@attrs.frozen
+class OriginSeen:
+    """What is behind one database of the configuration, as its pools have found it."""
+
+    database: str
+    """As it is configured: "*" is one."""
+    origin: str
+    state: str
+    """active, paused or disabled."""
+    pools: int
+    failing: int
+    """Pools that cannot open a server, unless it is their user or their database alone that is not let in."""
+    failure: str | None
+    """Of one of them."""
+
+    @property
+    def reachable(self) -> bool:
+        """Not known to be otherwise."""
+        return not self.pools or self.failing < self.pools
 
 
 @attrs.frozen
@@ -176,6 +266,13 @@ class ProcessSeen:
     max_clients: int
     addresses: tuple[str, ...]
     stopping: bool
+    suspended: bool
+    lag: Spans
+    """How late a timer came, looked at twice a second."""
+    longest_lag: float
+    """Of the last minute."""
+    turned_away: Mapping[str, int]
+    """Connections that ended before there was a client of a pool, by reason."""
 
 
 @attrs.frozen
@@ -183,6 +280,11 @@ class Census:
     """Looks at a service whenever it is asked. Nothing is kept."""
 
     service: Service
+
+    @property
+    def now(self) -> float:
+        """Unix time."""
+        return _Clock().system(trio.current_time())
 
     def process(self) -> ProcessSeen:
         service = self.service
@@ -195,26 +297,107 @@ class Census:
             max_clients=service.clients.limit,
             addresses=service.addresses,
             stopping=service.stopping,
+            suspended=service.operations.suspended,
+            lag=Spans.of(service.lag.delays),
+            longest_lag=service.lag.longest,
+            turned_away=dict(service.turned_away),
         )
+
+    async def origins(self) -> list[OriginSeen]:
+        """One per database of the configuration, in its order. Gives others a turn, like `walk`."""
+        service = self.service
+        databases = service.config.databases
+        counts: Counter[str] = Counter()
+        failures: dict[str, list[str]] = {}
+        for some in _slices(list(service.pools.values()), CLIENTS_AT_ONCE):
+            for origin in some:
+                name = origin.pool.key.database
+                name = name if name in databases else "*"
+                counts[name] += 1
+                failure = origin.failure
+                if failure is not None and not _personal(origin, failure, name):
+                    failures.setdefault(name, []).append(failure.message)
+            await trio.lowlevel.checkpoint()
+        return [
+            OriginSeen(
+                name,
+                str(database.origin),
+                service.operations.state(name),
+                counts[name],
+                len(failures.get(name, ())),
+                failures[name][0] if name in failures else None,
+            )
+            for name, database in databases.items()
+        ]
 
     def pools(self) -> list[PoolSeen]:
         """All pools, in the order in which they were made."""
         now = trio.current_time()
-        clients: dict[OriginPool, list[Client]] = {}
+        tallies = _tallies(self.service.pools.values())
         for client in self.service.clients.by_id.values():
-            clients.setdefault(client.origin, []).append(client)
-        return [_pool(origin, clients.get(origin, []), now) for origin in self.service.pools.values()]
+            _count(client, tallies)
+        return [_pool(origin, tallies[origin], now) for origin in self.service.pools.values()]
+
+    async def walk(
+        self, visit: Callable[[OriginPool, PoolSeen], None], others: Iterable[OriginPool] = ()
+    ) -> None:
+        """Visit all pools, and these others. There may be thousands of them, and of clients, so everybody
+        else gets a turn now and then.
+
+        Each pool is what it is in one moment, but not in the same one as the next.
+        """
+        origins = list({**dict.fromkeys(self.service.pools.values()), **dict.fromkeys(others)})
+        clients = list(self.service.clients.by_id.values())
+        tallies = _tallies({client.origin for client in clients})  # at once, before any of them can leave
+        for some in _slices(clients, CLIENTS_AT_ONCE):
+            for client in some:
+                _count(client, tallies)
+            await trio.lowlevel.checkpoint()
+        for few in _slices(origins, POOLS_AT_ONCE):
+            now = trio.current_time()
+            for origin in few:
+                visit(origin, _pool(origin, tallies.get(origin) or _Tally.of(origin), now))
+            await trio.lowlevel.checkpoint()
 
     def clients(self) -> list[ClientSeen]:
         """All clients that have logged in."""
+        return list(self.each_client())
+
+    def each_client(self) -> Iterator[ClientSeen]:
+        """The same one by one, for who lets others have a turn in between. Those that have left since are
+        left out.
+        """
         clock = _Clock()
-        return [_client(client, clock) for client in self.service.clients.by_id.values()]
+        for client in list(self.service.clients.by_id.values()):
+            if not client.over:
+                yield _client(client, clock)
 
     def servers(self) -> list[ServerSeen]:
         """All servers that have logged in."""
         clock = _Clock()
         return [
             _server(server, clock) for origin in self.service.pools.values() for server in _servers(origin)
+        ]
+
+    def consoles(self) -> list[ConsoleSeen]:
+        """Connections to the console."""
+        clock = _Clock()
+        return [
+            _console(conversation.transport, console, clock)
+            for conversation, console in self.service.clients.consoles.items()
+            if isinstance(conversation, Conversation)
+        ]
+
+    def prepared(self) -> list[PreparedSeen]:
+        """What clients and servers have prepared by name, pool by pool, in the order in which they came."""
+        clients: dict[OriginPool, Counter[Statement]] = {}
+        for client in self.service.clients.by_id.values():
+            named = (client.session.statements or {}).values()
+            clients.setdefault(client.origin, Counter()).update(s for s in named if isinstance(s, Statement))
+        return [
+            seen
+            for origin in self.service.pools.values()
+            for seen in _prepared(origin, clients.get(origin, Counter()))
         ]
 
     def leases(self) -> list[ClientSeen]:
@@ -256,7 +439,50 @@ class _Clock:
         return max(0.0, self.now - when)
 
 
-def _pool(origin: OriginPool, clients: Sequence[Client], now: float) -> PoolSeen:
+@attrs.define
+class _Tally:
+    """Of a pool: its clients, and what is counted of those that have left and of those that are there."""
+
+    received: int
+    sent: int
+    binds: int
+    clients: int = 0
+    active: int = 0
+
+    @classmethod
+    def of(cls, origin: OriginPool) -> _Tally:
+        return cls(origin.traffic.client_received, origin.traffic.client_sent, origin.statements.binds)
+
+
+def _tallies(origins: Iterable[OriginPool]) -> dict[OriginPool, _Tally]:
+    return {origin: _Tally.of(origin) for origin in origins}
+
+
+def _count(client: Client, tallies: Mapping[OriginPool, _Tally]) -> None:
+    tally = tallies.get(client.origin)
+    if tally is not None:
+        tally.clients += 1
+        tally.active += client.server is not None
+        tally.received += client.transport.received
+        tally.sent += client.transport.sent
+        tally.binds += client.session.binds
+
+
+_Each = TypeVar("_Each")
+
+
+def _slices(all_: Sequence[_Each], most: int) -> Iterator[Sequence[_Each]]:
+    return (all_[start : start + most] for start in range(0, len(all_), most))
+
+
+def _personal(origin: OriginPool, failure: ServerFault, name: str) -> bool:
+    """Whether it is no wonder that others are let in."""
+    return failure.reason is Reason.SERVER_LOGIN_FAILED and (
+        origin.database.origin.user is None or name == "*"
+    )
+
+
+def _pool(origin: OriginPool, tally: _Tally, now: float) -> PoolSeen:
     pool, traffic, ahead = origin.pool, origin.traffic, origin.ahead
     counts = pool.statistics()
     servers = _servers(origin)
@@ -274,8 +500,8 @@ def _pool(origin: OriginPool, clients: Sequence[Client], now: float) -> PoolSeen
         cleaning=counts.cleaning,
         cancelling=counts.cancelling,
         pinned=counts.pinned,
-        clients=len(clients),
-        clients_active=sum(client.server is not None for client in clients),
+        clients=tally.clients,
+        clients_active=tally.active,
         waiting=len(waiters),
         longest_wait=max((now - waiter.requested_at for waiter in waiters), default=0.0),
         leases=counts.leases,
@@ -288,8 +514,9 @@ def _pool(origin: OriginPool, clients: Sequence[Client], now: float) -> PoolSeen
         transaction_time=Spans.of(traffic.transaction_time),
         wait_time=Spans.of(traffic.waits),
         connect_time=Spans.of(traffic.connects),
-        client_received=traffic.client_received + sum(client.transport.received for client in clients),
-        client_sent=traffic.client_sent + sum(client.transport.sent for client in clients),
+        login_time=Spans.of(traffic.logins),
+        client_received=tally.received,
+        client_sent=tally.sent,
         server_received=traffic.server_received + sum(server.transport.received for server in servers),
         server_sent=traffic.server_sent + sum(server.transport.sent for server in servers),
         cancels=traffic.cancels,
@@ -301,6 +528,10 @@ def _pool(origin: OriginPool, clients: Sequence[Client], now: float) -> PoolSeen
         hedged=0 if ahead is None else ahead.statistics.hedged,
         repeated=0 if ahead is None else ahead.statistics.repeated,
         not_eligible={} if ahead is None else dict(ahead.statistics.not_eligible),
+        statements=len(origin.statements),
+        client_parses=origin.statements.client_parses,
+        server_parses=origin.statements.server_parses,
+        binds=tally.binds,
     )
 
 
@@ -331,6 +562,10 @@ def _client(client: Client, clock: _Clock) -> ClientSeen:
         prepared=len(session.statements or ()),
         received=client.transport.received,
         sent=client.transport.sent,
+        pool_user=client.origin.pool.key.user,
+        fd=client.fd,
+        link=-1 if server is None else server.fd,
+        reported=dict(session.reported.items()),
     )
 
 
@@ -358,7 +593,44 @@ def _server(server: Server, clock: _Clock) -> ServerSeen:
         prepared=len(server.session.statements),
         received=server.transport.received,
         sent=server.transport.sent,
+        requested_at=clock.system(server.idle_since if idle else getattr(holder, "asked_at", server.born)),
+        close_needed=bool(server.outdated),
+        fd=server.fd,
+        link=holder.fd if isinstance(holder, Client) else -1,
+        reported=dict(server.session.reported.items()),
     )
+
+
+def _console(transport: Transport, console: Console, clock: _Clock) -> ConsoleSeen:
+    address, port = _place(console.peer)
+    fd = transport.fileno()
+    local = local_end(fd)
+    return ConsoleSeen(
+        id=console.process_id,
+        user=console.user,
+        address=address,
+        port=port,
+        local_address=local[0],
+        local_port=local[1],
+        connected_at=clock.system(console.connected_at),
+        tls=_tls(transport),
+        fd=fd,
+    )
+
+
+def _prepared(origin: OriginPool, clients: Counter[Statement]) -> list[PreparedSeen]:
+    servers = Counter(found for server in _servers(origin) for found in server.session.statements.present)
+    return [
+        PreparedSeen(
+            database=origin.pool.key.database,
+            user=origin.pool.key.user,
+            name=statement.name.decode(),
+            text=without_constants(statement.text),
+            clients=clients[statement],
+            servers=servers[statement],
+        )
+        for statement in {**clients, **servers}
+    ]
 
 
 def _servers(origin: OriginPool) -> list[Server]:

@@ -14,7 +14,9 @@ pools and data plane are shielded for as long as it takes to cancel what runs at
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,18 +25,21 @@ import trio
 
 from trio_pool.config.access import TlsMode
 from trio_pool.config.durations import OFF
+from trio_pool.daemon.applying import configure_client, sized_for
+from trio_pool.daemon.lag import Lag
+from trio_pool.daemon.operations import Operations
 from trio_pool.daemon.stopping import AT_ONCE, Stopping, stopped
-from trio_pool.errors import ClientFault, Reason
+from trio_pool.errors import ClientFault, Reason, SqlState
 from trio_pool.net import liveness, tls
-from trio_pool.net.client import Client, part
-from trio_pool.net.clients import Clients
+from trio_pool.net.client import LINGER, Client, part
+from trio_pool.net.clients import Clients, Console
 from trio_pool.net.conversation import Conversation, EndOfStream
 from trio_pool.net.listeners import accept_for_ever, listening, spell
 from trio_pool.net.lookup import Lookup
 from trio_pool.net.origin import OriginPool
 from trio_pool.net.poller import Poller
 from trio_pool.net.transport import PlainTransport
-from trio_pool.net.welcome import Reception
+from trio_pool.net.welcome import ForConsole, Reception
 from trio_pool.pooling.capacity import Capacity
 from trio_pool.pooling.pool import PoolKey
 from trio_pool.protocol.auth import Credentials
@@ -42,16 +47,21 @@ from trio_pool.protocol.channel_binding import end_point
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
+    from pathlib import Path
 
     from trio_pool.config.access import User
     from trio_pool.config.address import Address
     from trio_pool.config.model import Config, Database
+    from trio_pool.daemon.console.samples import Samples
     from trio_pool.net.listeners import Socket
     from trio_pool.protocol.credentials import OriginSecret
     from trio_pool.wire.startup import CancelRequest
 
 log = structlog.get_logger()
+
+LOOK_AGAIN = 0.05
+"""Seconds between looks at what tells nobody that it has changed."""
 
 
 @attrs.define(eq=False)
@@ -62,6 +72,10 @@ class Service:
     """
 
     config: Config
+    config_path: Path | None = None
+    """Where it was read from; None if it was not read from a file."""
+    reread: Callable[[], Config] | None = None
+    """Reads it again. Raises `ConfigurationError`."""
     poller: Poller = attrs.field(factory=Poller)
     clients: Clients = attrs.field(init=False)
     pools: dict[PoolKey, OriginPool] = attrs.field(factory=dict)
@@ -69,12 +83,30 @@ class Service:
     lookups: dict[str, Lookup] = attrs.field(factory=dict)
     """By the name of a database's table."""
     addresses: tuple[str, ...] = ()
-    _reception: Reception = attrs.field(init=False)
+    http_address: str | None = None
+    """Where the status page is, such as "http://127.0.0.1:6480"; None if it is nowhere."""
+    operations: Operations = attrs.field(init=False)
+    """What an operator can do to it."""
+    samples: Samples = attrs.field(init=False)
+    """What the averages of the console are made of."""
+    lag: Lag = attrs.field(factory=Lag)
+    """How late its event loop is."""
+    turned_away: Counter[str] = attrs.field(factory=Counter)
+    """Connections that ended before there was a client, by reason."""
+    reception: Reception = attrs.field(init=False)
+    """What lets clients in."""
+    started_with: Config = attrs.field(init=False)
+    """The configuration of the start: of some keys, what is in force."""
     _stopping: trio.Event = attrs.field(factory=trio.Event)
+    _draining: trio.Event = attrs.field(factory=trio.Event)
+    keepalive: liveness.Keepalive = attrs.field(init=False)
+    _client_nursery: trio.Nursery | None = None
+    _watching: trio.CancelScope | None = None
+    """Around what looks for lost clients."""
     _arriving: set[trio.CancelScope] = attrs.field(factory=set)
     """Around everybody who has not logged in yet."""
-    _pool_nursery: trio.Nursery | None = None
-    _capacities: dict[str, Capacity] = attrs.field(factory=dict)
+    pool_nursery: trio.Nursery | None = None
+    capacities: dict[str, Capacity] = attrs.field(factory=dict)
     """By the name that clients connect to."""
     _statement_prefix: bytes = attrs.field(factory=lambda: b"trio_pool_%b_" % secrets.token_hex(4).encode())
 
@@ -82,24 +114,38 @@ class Service:
     """On Trio's clock."""
 
     def __attrs_post_init__(self) -> None:
-        config = self.config
+        from trio_pool.daemon.census import Census  # they import this module's package
+        from trio_pool.daemon.console.samples import Samples
+
+        config = self.started_with = self.config
         self.clients = Clients(config.listen.max_clients)
         self.ending = Stopping(self.clients, self.pools, config.timeouts)
+        self.operations = Operations(self)
+        self.samples = Samples(Census(self))
+        self.reception = self.reception_by(config)
+
+    def reception_by(self, config: Config, before: Reception | None = None) -> Reception:
+        """What lets clients in as this configuration says. Takes time, because keys are derived from
+        passwords: what is known from `before` is taken from there.
+
+        Raises OSError (`ssl.SSLError` is one) if a certificate cannot be loaded.
+        """
         listen_tls = config.listen.tls
         encrypted = listen_tls.mode is not TlsMode.DISABLE
-        mock_key = secrets.token_bytes(32)
+        mock_key = secrets.token_bytes(32) if before is None else before.mock_key
         credentials = {
-            name: Credentials.parse(name, user.password.reveal() if user.password is not None else None)
+            name: _known_from(before, user)
+            or Credentials.parse(name, user.password.reveal() if user.password is not None else None)
             for name, user in config.users.items()
             if user.password is not None or config.auth.query is None
         }
         for known in credentials.values():
             known.secret(mock_key)  # derived now rather than in front of the first client
-        self._reception = Reception(
+        return Reception(
             config,
             self.poller,
             self.clients,
-            self.pool_for,
+            self._pool_for_client,
             self.lookup_for,
             credentials,
             tls.listen_context(listen_tls) if encrypted else None,
@@ -113,13 +159,23 @@ class Service:
         """Whether it has been asked to end."""
         return self._stopping.is_set()
 
+    async def wait_stopping(self) -> None:
+        """Return when it has been asked to end."""
+        await self._stopping.wait()
+
     def stop(self) -> None:
         """Drain: no new clients, the others leave between their transactions, within `drain`."""
+        self._stopping.set()
+        self._draining.set()
+
+    def stop_when_clients_have_left(self) -> None:
+        """No new clients; the others stay until they leave by themselves, or `stop` is called."""
         self._stopping.set()
 
     def stop_at_once(self) -> None:
         """Wait for nobody: clients are told, what they run is cancelled at PostgreSQL, within a second."""
         self._stopping.set()
+        self._draining.set()
         self.ending.hurry()
 
     def pool_for(self, database: str, user: str, secret: OriginSecret | None = None) -> OriginPool | None:
@@ -136,7 +192,7 @@ class Service:
         if origin.user is not None:
             secret = origin.password.reveal() if origin.password is not None else None
         else:
-            found = _sized_for(found, self.config.users.get(user))
+            found = sized_for(found, self.config.users.get(user))
         pool = self.pools.get(key)
         if pool is None:
             pool = self.pools[key] = OriginPool(
@@ -147,19 +203,41 @@ class Service:
                 poller=self.poller,
                 statement_prefix=self._statement_prefix,
                 lease_bounds=self.config.lease_bounds(found),
-                capacity=self._capacity_of(found),
+                capacity=self.capacity_of(found),
             )
-            assert self._pool_nursery is not None
-            self._pool_nursery.start_soon(pool.run)
+            if self.operations.is_paused(database):
+                pool.pause()
+            assert self.pool_nursery is not None
+            self.pool_nursery.start_soon(pool.run)
         elif secret is not None and secret != pool.access.password:
             pool.access = attrs.evolve(pool.access, password=secret)
         return pool
 
-    def _capacity_of(self, database: Database) -> Capacity | None:
+    def _pool_for_client(self, database: str, user: str, secret: OriginSecret | None) -> OriginPool | None:
+        """Raises `ClientFault` if the database takes no new clients."""
+        if self.operations.is_disabled(database):
+            raise ClientFault(
+                f'database "{database}" is disabled', SqlState.NOT_ACCEPTING, reason=Reason.CLIENT_REFUSED
+            )
+        return self.pool_for(database, user, secret)
+
+    def watch_for_lost(self) -> None:
+        """Look for lost clients, with the present patience."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._client_nursery is not None:
+            self._watching = trio.CancelScope()
+            self._client_nursery.start_soon(self._watch_in, self._watching)
+
+    async def _watch_in(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await liveness.watch(self.clients.by_id.values, self.config.listen.tcp_user_timeout)
+
+    def capacity_of(self, database: Database) -> Capacity | None:
         """What all pools of the database share; None if nothing bounds them together."""
         if not database.max_servers:
             return None
-        return self._capacities.setdefault(database.name, Capacity(database.max_servers))
+        return self.capacities.setdefault(database.name, Capacity(database.max_servers))
 
     def lookup_for(self, database: str) -> Lookup | None:
         """The look-up of users for a database, made on first use; None where they are not looked up."""
@@ -169,8 +247,10 @@ class Service:
         lookup = self.lookups.get(name)
         if lookup is None:
             lookup = self.lookups[name] = Lookup(self.config.databases[name], self.config.auth)
-            assert self._pool_nursery is not None
-            self._pool_nursery.start_soon(lookup.run)
+            if self.operations.is_paused(name):
+                lookup.pause()
+            assert self.pool_nursery is not None
+            self.pool_nursery.start_soon(lookup.run)
         return lookup
 
     async def run(self, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
@@ -180,7 +260,7 @@ class Service:
         what it cannot do.
         """
         self.started_at = trio.current_time()
-        keepalive = liveness.Keepalive.of(self.config.listen)
+        self.keepalive = liveness.Keepalive.of(self.config.listen)
         with ExitStack() as stack:
             listeners = [_listen(stack, address) for address in self.config.listen.addresses]
             self.addresses = tuple(map(spell, listeners))
@@ -196,8 +276,8 @@ class Service:
                 try:
                     # Not `nursery.start`: when cancelled it waits for its task, and that is shielded.
                     await opened.wait()
-                    self._open_configured_pools()
-                    await self._serve_clients(stack, listeners, keepalive, task_status)
+                    self.open_configured_pools()
+                    await self._serve_clients(stack, listeners, task_status)
                 except BaseException:
                     with trio.CancelScope(shield=True):
                         await self.ending.settle(AT_ONCE)
@@ -216,13 +296,13 @@ class Service:
         try:
             with scope:
                 async with trio.open_nursery() as pools:
-                    self._pool_nursery = pools
+                    self.pool_nursery = pools
                     opened.set()
                     await trio.sleep_forever()
         finally:
             polling.cancel()
 
-    def _open_configured_pools(self) -> None:
+    def open_configured_pools(self) -> None:
         """Pools that are to hold servers before the first client comes."""
         for database in self.config.databases.values():
             if database.min_pool_size and database.origin.user is not None and database.name != "*":
@@ -232,45 +312,78 @@ class Service:
         self,
         stack: ExitStack,
         listeners: Iterable[Socket],
-        keepalive: liveness.Keepalive,
         task_status: trio.TaskStatus[Service],
     ) -> None:
         """Accept until `stop`, then drain. `stack` closes the listeners, so that new clients are refused."""
         async with trio.open_nursery() as clients:
-            patience = self.config.listen.tcp_user_timeout
-            clients.start_soon(liveness.watch, self.clients.by_id.values, patience)
+            self._client_nursery = clients
+            clients.start_soon(self.samples.run)
+            self.watch_for_lost()
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
-                    accepting.start_soon(accept_for_ever, listener, self._serve_client, clients, keepalive)
-                log.info("ready", addresses=list(self.addresses))
+                    accepting.start_soon(
+                        accept_for_ever, listener, self._serve_client, clients, lambda: self.keepalive
+                    )
+                await self._serve_http(clients)
+                log.info("ready", addresses=list(self.addresses), http=self.http_address)
                 task_status.started(self)
                 await self._stopping.wait()
                 accepting.cancel_scope.cancel()
             stack.close()
+            self.operations.hold_nobody()
             drain = self.config.timeouts.drain
             log.info("stopping", clients=self.clients.connections, drain=None if drain == OFF else drain)
             for arriving in self._arriving:
                 arriving.cancel()
+            while self.clients.pooled and not self._draining.is_set():
+                with trio.move_on_after(LOOK_AGAIN):
+                    await self._draining.wait()
             await self.ending.run()
+            await self._end_consoles()
             clients.cancel_scope.cancel()
         log.info("stopped", at_once=self.ending.hurried, **attrs.asdict(self.ending.losses))
+
+    async def _serve_http(self, nursery: trio.Nursery) -> None:
+        """Metrics, health and the status page, where they are wanted: until the last client has left."""
+        address = self.config.http.address
+        if address is None:
+            return
+        from trio_pool.daemon.web.app import make_app  # it imports this module
+        from trio_pool.daemon.web.server import serve_http
+
+        nursery.start_soon(self.lag.run)
+        serving = partial(serve_http, address, make_app(self), count=self._wait_for_more)
+        self.http_address = await nursery.start(serving)
+
+    def _wait_for_more(self, sockets: int) -> None:
+        """So many more tasks wait for something to read, and the poller may linger all the same."""
+        self.poller.resting += sockets
 
     async def _serve_client(self, sock: Socket, host: str | None, peer: str) -> None:
         """One accepted socket, to its end. The one boundary behind which a client's errors stay."""
         transport = PlainTransport(sock)
         conversation = Conversation.over(transport)
         self.clients.connections += 1
+        accepted_at = trio.current_time()
         client: Client | None = None
         try:
-            client = await self._welcome(conversation, host, peer)
-            if client is not None:
+            reception = self.reception
+            welcomed = await self._welcome(reception, conversation, host, peer)
+            if isinstance(welcomed, ForConsole):
+                await self._serve_console(conversation, welcomed, peer)
+            elif welcomed is not None:
+                client = welcomed
                 self.clients.by_id[client.process_id] = client
+                client.origin.traffic.logins.observe(trio.current_time() - accepted_at)
+                if reception is not self.reception:  # a reload has come in between
+                    configure_client(self, client)
                 await client.live()
         except Exception as error:
             log.error("internal error in a client's task", client=peer, exc_info=error)
         finally:
             self.clients.connections -= 1
             self.clients.leave(conversation)
+            self.clients.consoles.pop(conversation, None)
             conversation.transport.close()
             if client is not None:
                 del self.clients.by_id[client.process_id]
@@ -281,7 +394,34 @@ class Service:
                     reason=client.reason.value,
                 )
 
-    async def _welcome(self, conversation: Conversation, host: str | None, peer: str) -> Client | None:
+    async def _serve_console(self, conversation: Conversation, guest: ForConsole, peer: str) -> None:
+        """A connection to the console, to its end; it ends when it is over or `_end_consoles` says so."""
+        from trio_pool.daemon.console import serve as serve_console  # it imports this module
+
+        log.info("console connected", client=peer, user=guest.user)
+        reason = Reason.CLIENT_TERMINATED
+        with trio.CancelScope() as scope:
+            self.clients.consoles[conversation] = Console(*guest.key, guest.user, peer, scope)
+            try:
+                await serve_console(conversation, self, guest.user, guest.startup)
+            except EndOfStream:
+                reason = Reason.CLIENT_VANISHED
+        if scope.cancelled_caught:
+            reason = Reason.STOPPING
+            await part(conversation.transport, _farewell(stopped()))
+        log.info("console disconnected", client=peer, user=guest.user, reason=reason.value)
+
+    async def _end_consoles(self) -> None:
+        """Last of all, so that they can watch the others leave."""
+        for console in self.clients.consoles.values():
+            console.scope.cancel()
+        with trio.move_on_after(LINGER):
+            while self.clients.consoles:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+    async def _welcome(
+        self, reception: Reception, conversation: Conversation, host: str | None, peer: str
+    ) -> Client | ForConsole | None:
         """The client, logged in; or None, and it has been told why not."""
         fault: ClientFault
         try:
@@ -290,20 +430,22 @@ class Service:
             with trio.CancelScope() as arriving:
                 self._arriving.add(arriving)
                 try:
-                    request = await self._reception.welcome(conversation, host, peer)
+                    request = await reception.welcome(conversation, host, peer)
                 finally:
                     self._arriving.discard(arriving)
             if arriving.cancelled_caught:
                 raise stopped()
-            if isinstance(request, Client):
+            if isinstance(request, Client | ForConsole):
                 return request
             await self._cancel(request)
             return None
         except ClientFault as raised:
             fault = raised
         except EndOfStream as end:
+            self.turned_away[Reason.CLIENT_VANISHED.value] += 1
             log.info("client disconnected", client=peer, reason=Reason.CLIENT_VANISHED.value, error=str(end))
             return None
+        self.turned_away[fault.reason.value] += 1
         log.info(
             "client disconnected",
             client=peer,
@@ -312,7 +454,7 @@ class Service:
             error=fault.message,
             detail=fault.detail,
         )
-        await part(conversation.transport, messages.error(fault.sqlstate, fault.message, severity="FATAL"))
+        await part(conversation.transport, _farewell(fault))
         return None
 
     async def _cancel(self, request: CancelRequest) -> None:
@@ -322,17 +464,21 @@ class Service:
             await client.cancel()
 
 
+def _farewell(fault: ClientFault) -> bytes:
+    return messages.error(fault.sqlstate, fault.message, severity="FATAL")
+
+
+def _known_from(reception: Reception | None, user: User) -> Credentials | None:
+    """What was derived from the same password before."""
+    if reception is None or user.name not in reception.config.users:
+        return None
+    same = reception.config.users[user.name].password == user.password
+    return reception.credentials.get(user.name) if same else None
+
+
 def _mostly_scram(credentials: Collection[Credentials]) -> bool:
     """Whether a user of whom nothing is known most likely has a SCRAM secret."""
     return 2 * sum(known.scram is not None for known in credentials) > len(credentials)
-
-
-def _sized_for(database: Database, user: User | None) -> Database:
-    """The database as the pool of this user alone has it."""
-    if user is None or user.pool_size is None:
-        return database
-    size = user.pool_size
-    return attrs.evolve(database, pool_size=size, min_pool_size=min(database.min_pool_size, size))
 
 
 def _listen(stack: ExitStack, address: Address) -> Socket:
@@ -343,6 +489,16 @@ def _listen(stack: ExitStack, address: Address) -> Socket:
         raise OSError(error.errno, error.strerror, str(address)) from error
 
 
-async def serve(config: Config, *, task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run a pooler inside any Trio program: `service = await nursery.start(trio_pool.serve, config)`."""
-    await Service(config).run(task_status=task_status)
+async def serve(
+    config: Config,
+    *,
+    config_path: Path | None = None,
+    reread: Callable[[], Config] | None = None,
+    task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a pooler inside any Trio program: `service = await nursery.start(trio_pool.serve, config)`.
+
+    With `reread`, which gives the configuration anew or raises `ConfigurationError`, it can be told to
+    reload; `config_path` is what it then names.
+    """
+    await Service(config, config_path, reread).run(task_status=task_status)

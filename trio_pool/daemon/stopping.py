@@ -103,7 +103,7 @@ class Stopping:
     async def _send_away(self) -> None:
         """Tell every client that is between transactions to leave, until none is left or `drain` is over."""
         with trio.move_on_after(self.timeouts.drain):
-            while self.clients.connections:
+            while self.clients.pooled:
                 for client in list(self.clients.by_id.values()):
                     client.stop()
                 await trio.sleep(0.05)
@@ -116,7 +116,7 @@ class Stopping:
             for client in clients:
                 nursery.start_soon(self._give_up, client)
         with trio.move_on_after(2 * LINGER):
-            await _until(lambda: not self.clients.connections)
+            await _until(lambda: not self.clients.pooled)
         await self.settle(self.timeouts.cancel / 2)
 
     def _open_clients(self) -> list[Client]:
@@ -183,7 +183,7 @@ class Stopping:
             else:
                 self._end(client, _Doing.of(client), cancelled=_is_owed(client))
         with trio.move_on_after(AT_ONCE):
-            await _until(lambda: not (self.clients.connections or self._unsettled))
+            await _until(lambda: not (self.clients.pooled or self._unsettled))
 
     @property
     def _unsettled(self) -> int:

@@ -196,7 +196,7 @@ class Client(Timed):
         now = self.poller.now
         if self.server is None:
             self.leased_at = now
-            self.origin.traffic.waits.observe(now - self.requested_at)
+            self.traffic.waits.observe(now - self.requested_at)
             if self.origin.ahead is not None:
                 self.origin.ahead.leased(server)
         self.asked_at = now
@@ -284,7 +284,7 @@ class Client(Timed):
         self.queued = None
         self.origin.pool.forget(self)
         now = self.poller.now
-        self.origin.traffic.waits.observe(now - self.requested_at)
+        self.traffic.waits.observe(now - self.requested_at)
         self.leased_at = self.asked_at = self.began_at = now
         self.answered = server.session.answered
         self.awake_by(now + self.limits.soonest)
@@ -492,10 +492,11 @@ class Client(Timed):
         if self.over:
             return
         self._ended = reason
-        traffic = self.origin.traffic
+        traffic = self.traffic
         traffic.disconnects[reason.value] += 1
         traffic.client_received += self.transport.received
         traffic.client_sent += self.transport.sent
+        self.origin.statements.binds += self.session.binds
         self.detach()
         self.origin.pool.forget(self)
         if self.queued is not None:
@@ -513,7 +514,7 @@ class Client(Timed):
         """A cancel request for this client: whatever it is doing now gets 57014, and nothing that it does
         later.
         """
-        self.origin.traffic.cancels += 1
+        self.traffic.cancels += 1
         server = self.server
         if server is not None:
             await server.cancel_for(self)
@@ -540,19 +541,21 @@ class Client(Timed):
             self.finish(Reason.STOPPING)
             self.transport.close()
 
-    def stop(self) -> None:
-        """The daemon is stopping: leave now if no transaction is open and no request is running."""
+    def stop(self, why: ClientFault | None = None) -> None:
+        """Leave now if no transaction is open and no request is running. The daemon is stopping unless there
+        is another reason.
+        """
         server = self.server
         open_without_server = self.session.state in (ClientState.BEGUN, ClientState.FAILED)
         asks = self.queued is not None
         if not open_without_server and not asks and (server is None or server.session.free):
-            self.fail(
-                ClientFault(
+            if why is None:
+                why = ClientFault(
                     "terminating connection due to administrator command",
                     SqlState.ADMIN_SHUTDOWN,
                     reason=Reason.STOPPING,
                 )
-            )
+            self.fail(why)
 
     @property
     def over(self) -> bool:

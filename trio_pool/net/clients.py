@@ -8,10 +8,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from trio_pool.errors import ClientFault, Reason, SqlState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_pool.net.client import Client
     from trio_pool.wire.startup import CancelRequest
 
@@ -20,16 +23,42 @@ SECRET_SIZES = {False: 4, True: 32}
 
 
 @attrs.define(eq=False)
+class Console:
+    """A connection to the console: a client of nobody's pool.
+
+    `scope` is around all that it does; cancelling it ends the connection with FATAL 57P01.
+    """
+
+    process_id: int
+    secret: bytes
+    user: str
+    peer: str
+    scope: trio.CancelScope
+    connected_at: float = attrs.field(factory=trio.current_time)
+    """On Trio's clock."""
+    interrupt: Callable[[], None] | None = None
+    """Ends the command that waits; None if none does. The console sets it."""
+
+    async def cancel(self) -> None:
+        """A cancel request."""
+        if self.interrupt is not None:
+            self.interrupt()
+
+
+@attrs.define(eq=False)
 class Clients:
     """Connected clients.
 
     `connections` counts sockets from accept to close, `by_id` holds those that have logged in. In between,
-    once a client has proved who it is, it is counted for its database and its user.
+    once a client has proved who it is, it is counted for its database and its user. Connections to the
+    console are sockets, and in `consoles` only.
     """
 
     limit: int
     connections: int = 0
     by_id: dict[int, Client] = attrs.field(factory=dict)
+    consoles: dict[object, Console] = attrs.field(factory=dict)
+    """By conversation."""
     of_database: Counter[str] = attrs.field(factory=Counter)
     of_user: Counter[str] = attrs.field(factory=Counter)
     _admitted: dict[object, tuple[str, str]] = attrs.field(factory=dict)
@@ -68,15 +97,25 @@ class Clients:
         """A process id that no other client has, and a secret."""
         while True:
             process_id = secrets.randbelow((1 << 31) - 1) + 1
-            if process_id not in self.by_id:
+            if process_id not in self.by_id and self._console(process_id) is None:
                 return process_id, secrets.token_bytes(SECRET_SIZES[long])
 
-    def find(self, request: CancelRequest) -> Client | None:
+    @property
+    def pooled(self) -> int:
+        """Sockets of those that are clients of a pool, or may become one."""
+        return self.connections - len(self.consoles)
+
+    def find(self, request: CancelRequest) -> Client | Console | None:
         """The client that a cancel request names, if its secret is right."""
-        client = self.by_id.get(request.process_id)
+        client: Client | Console | None = self.by_id.get(request.process_id)
+        if client is None:
+            client = self._console(request.process_id)
         if client is not None and hmac.compare_digest(client.secret, request.secret):
             return client
         return None
+
+    def _console(self, process_id: int) -> Console | None:
+        return next((one for one in self.consoles.values() if one.process_id == process_id), None)
 
     def __len__(self) -> int:
         return len(self.by_id)

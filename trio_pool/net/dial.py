@@ -72,14 +72,20 @@ class OriginAccess:
     """Hosts that did not answer, and until when they are tried last."""
 
     @classmethod
-    def to(cls, database: Database, user: str, password: OriginSecret | None) -> Self:
-        """The access of one pool.
+    def to(
+        cls,
+        database: Database,
+        user: str,
+        password: OriginSecret | None,
+        tls_context: ssl.SSLContext | None = None,
+    ) -> Self:
+        """The access of one pool; `tls_context` is one that was made for this origin already.
 
         Raises OSError (`ssl.SSLError` is one) if a certificate cannot be loaded.
         """
         origin = database.origin
         parameters = {"user": user, "database": origin.dbname or database.name, **origin.parameters}
-        return cls(origin, parameters, password, tls_contexts.origin_context(origin))
+        return cls(origin, parameters, password, tls_context or tls_contexts.origin_context(origin))
 
 
 @attrs.frozen(eq=False)

@@ -106,9 +106,11 @@ def spell(sock: socket.socket) -> str:
 
 
 async def accept_for_ever(
-    listener: socket.socket, handler: Handler, nursery: trio.Nursery, keepalive: Keepalive
+    listener: socket.socket, handler: Handler, nursery: trio.Nursery, keepalive: Callable[[], Keepalive]
 ) -> None:
-    """Accept clients until cancelled; each is handled by a task in `nursery`."""
+    """Accept clients until cancelled; each is handled by a task in `nursery`. `keepalive` is what holds for
+    the next one.
+    """
     spare: int | None = _spare()
     complained = -math.inf
     try:
@@ -129,7 +131,7 @@ async def accept_for_ever(
                     await trio.sleep(0.01)  # descriptors come back when connections end: let them
                     break
                 sock.setblocking(False)
-                nursery.start_soon(handler, sock, *_tune(sock, name, keepalive))
+                nursery.start_soon(handler, sock, *_tune(sock, name, keepalive()))
     finally:
         if spare is not None:
             os.close(spare)

@@ -115,14 +115,10 @@ class Listening:
         """What names and messages are in (PostgreSQL's name): UTF8 or SQL_ASCII; known once connected."""
         self.failure: ServerFault | None = None
         """Why the last attempt to connect failed, None after a success."""
-        self._access = attrs.evolve(
-            access,
-            startup_parameters={
-                **access.startup_parameters,
-                "application_name": APPLICATION_NAME,
-                "client_encoding": "UTF8",
-            },
-        )
+        self._access = _listeners(access)
+        self._line: ListeningConnection | None = None
+        self._opening = False
+        self._paused = False
         self._poller = poller
         self._label = label
         self._connect_timeout = connect_timeout
@@ -231,6 +227,38 @@ class Listening:
             self._surplus.add(channel)
         self._mailbox.wake()
 
+    # -- what an operator changes ----------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, or one is being opened."""
+        return self._opening or self._line is not None
+
+    def pause(self) -> None:
+        """Close the connection, and open none until `go_on`."""
+        self._paused = True
+        self._hang_up("the pool is paused")
+
+    def go_on(self) -> None:
+        self._paused = False
+        self._mailbox.wake()
+
+    def access_by(self, access: OriginAccess, *, elsewhere: bool) -> None:
+        """Log in so from now on; at once, if it leads elsewhere."""
+        self._access = _listeners(access)
+        if elsewhere:
+            self._hang_up("the origin is another")
+
+    def limit_by(self, label: str, connect_timeout: float, idle: float) -> None:
+        """Other limits, or another name, from now on."""
+        self._label, self._connect_timeout, self._idle = label, connect_timeout, idle
+        self._mailbox.wake()
+
+    def _hang_up(self, why: str) -> None:
+        if self._line is not None:
+            self._line.lose(ServerFault(why, reason=Reason.SERVER_RETIRED))
+        self._mailbox.wake()
+
     # -- what the connection reports -------------------------------------------------------------------------
 
     def deliver(self, message: bytes) -> None:
@@ -321,7 +349,7 @@ class Listening:
         """Keep the connection while anything is to be listened to; for ever."""
         backoff = Backoff()
         while True:
-            while not self._subscriptions.wanted:
+            while not self._subscriptions.wanted or self._paused:
                 await self._mailbox.wait()
             self._opened, self._ready_for = trio.current_time(), 0.0
             ready_for = await self._live()
@@ -335,12 +363,19 @@ class Listening:
         ended because it was not needed.
         """
         try:
+            self._opening = True
             line = await self._open_or_fault()
         except ServerFault as fault:
             self._failed(fault)
             return 0.0
+        finally:
+            self._opening = False
         try:
+            self._line = line
             line.attach()
+            if self._paused:  # while it was being opened
+                self._hang_up("the pool is paused")
+                return math.inf
             self._begin(line)
             await self._attend(line)
         except trio.Cancelled:
@@ -349,6 +384,7 @@ class Listening:
         except Exception as error:
             line.on_crash(error)
         finally:
+            self._line = None
             ready_for = self._end(line)
         return ready_for
 
@@ -457,7 +493,8 @@ class Listening:
         assert line.fault is not None
         fault = line.fault
         line.close()
-        if fault.reason in (Reason.STOPPING, Reason.SERVER_IDLE_TIMEOUT):
+        if fault.reason in (Reason.STOPPING, Reason.SERVER_IDLE_TIMEOUT, Reason.SERVER_RETIRED):
+            self._was_lost = fault.reason is Reason.SERVER_RETIRED
             log.info("listener disconnected", pool=self._label, reason=fault.reason.value)
             return math.inf
         if not self._ready_for:
@@ -473,6 +510,15 @@ class Listening:
                 subscribers=len(self._subscriptions),
             )
         return self._ready_for
+
+
+def _listeners(access: OriginAccess) -> OriginAccess:
+    parameters = {
+        **access.startup_parameters,
+        "application_name": APPLICATION_NAME,
+        "client_encoding": "UTF8",
+    }
+    return attrs.evolve(access, startup_parameters=parameters)
 
 
 def _check(channel: bytes) -> None:

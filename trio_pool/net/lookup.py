@@ -33,6 +33,8 @@ from trio_pool.wire.frames import MAX_LOGIN_REPLY, Assembler, FramingError
 from trio_pool.wire.tags import Backend, Frontend
 
 if TYPE_CHECKING:
+    import ssl
+
     from trio_pool.config.access import Auth
     from trio_pool.config.model import Database
 
@@ -110,13 +112,38 @@ class Lookup:
         self.name = database.name
         self.query = auth.query
         self.remembered = auth.query_cache
-        self.access = _access(database, auth)
+        self.access = access_of(database, auth)
         self._scram_or_md5 = 0
         self._known: dict[str, Found] = {}
         self._flights: dict[str, _Flight] = {}
         self._queue: deque[_Flight] = deque()
         self._mailbox = Mailbox()
         self._connection: _Connection | None = None
+        self._paused = False
+        self._outdated = False
+        """Whether the connection is to what was configured before."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a connection open."""
+        return self._connection is not None
+
+    def pause(self) -> None:
+        """Close the connection, and let look-ups wait until `go_on`."""
+        self._paused = True
+        self._mailbox.wake()
+
+    def go_on(self) -> None:
+        self._paused = False
+        self._mailbox.wake()
+
+    def configure(self, auth: Auth, access: OriginAccess) -> None:
+        """Ask so from now on, and forget what was found before."""
+        assert auth.query is not None
+        self.query, self.remembered, self.access = auth.query, auth.query_cache, access
+        self._known.clear()
+        self._outdated = True
+        self._mailbox.wake()
 
     @property
     def mostly_scram(self) -> bool:
@@ -161,9 +188,10 @@ class Lookup:
             while True:
                 with trio.move_on_after(KEPT if self._connection is not None else math.inf) as idle:
                     await self._mailbox.wait()
-                if idle.cancelled_caught:
+                if idle.cancelled_caught or self._paused or self._outdated:
+                    self._outdated = False
                     self._disconnect()
-                while self._queue:
+                while self._queue and not self._paused:
                     await self._serve(self._queue.popleft())
         finally:
             self._disconnect()
@@ -261,7 +289,8 @@ class Lookup:
             connection.close()
 
 
-def _access(database: Database, auth: Auth) -> OriginAccess:
+def access_of(database: Database, auth: Auth, tls_context: ssl.SSLContext | None = None) -> OriginAccess:
+    """What it takes to look users of a database up. Raises OSError if a certificate cannot be loaded."""
     origin = database.origin
     user, password = auth.query_user, auth.query_password
     if user is None:
@@ -273,7 +302,7 @@ def _access(database: Database, auth: Auth) -> OriginAccess:
         parameters={"application_name": "trio-pool auth.query", **origin.parameters},
     )
     secret = None if password is None else password.reveal()
-    return OriginAccess.to(attrs.evolve(database, origin=origin), user, secret)
+    return OriginAccess.to(attrs.evolve(database, origin=origin), user, secret, tls_context)
 
 
 def _only(rows: list[Row], user: str) -> Row | None:

@@ -11,12 +11,14 @@ import math
 import random
 from typing import TYPE_CHECKING
 
+import attrs
 import structlog
 import trio
 
 from trio_pool.config.model import Database, PoolMode, Session
 from trio_pool.errors import Reason, ServerFault, internal_fault
 from trio_pool.net.backoff import Backoff
+from trio_pool.net.client import Client
 from trio_pool.net.dial import OriginAccess, dial
 from trio_pool.net.errand import CatalogQuestion
 from trio_pool.net.listening import Listening
@@ -33,6 +35,8 @@ from trio_pool.protocol.statements import StatementRegistry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_pool.errors import ClientFault
+    from trio_pool.net.dial import Dialled
     from trio_pool.net.leaseholder import Leaseholder
     from trio_pool.net.poller import Poller
     from trio_pool.net.shortage import Refusal
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+LOOK_AGAIN = 0.005
+"""Seconds between looks at what tells nobody that it has changed."""
 TAKES_LONG = 0.5
 """The part of `lease_wait` after which an attempt to open a server is named as the reason for having none."""
 
@@ -65,6 +71,17 @@ class OriginPool:
         self.database = database
         self.limits = limits
         self.poller = poller
+        self.arriving = 0
+        """Clients that are being greeted, and will be the pool's."""
+        self.resumed_at = -math.inf
+        """When the last pause was over (Trio's clock); infinity during one."""
+        self._former: OriginSecret | None = None
+        """The password before the present one, until that has been accepted."""
+        self._generation = 0
+        """Changes when what has been begun to open is not wanted any more."""
+        self._ended = False
+        self._attempt: trio.CancelScope | None = None
+        """Around an attempt to open a server, or the wait for the next."""
         self.access = OriginAccess.to(database, user, password)
         self.pool: Pool[Server, Leaseholder] = Pool(
             key=PoolKey(database.name, user),
@@ -74,7 +91,7 @@ class OriginPool:
             grow=self._grow,
             shares=None if lease_bounds is None else Shares(lease_bounds),
             capacity=capacity,
-            evict=_give_way,
+            evict=self._evict,
         )
         self.traffic = Traffic()
         self.slow_queries = SlowQueries(str(self.pool.key))
@@ -92,18 +109,25 @@ class OriginPool:
         )
         self.strict = limits.strict
         self.releases = database.pool_mode is PoolMode.TRANSACTION
+        self.retired = False
+        """Whether the pool is not configured any more, and ends with its last client."""
+        self.farewell: ClientFault | None = None
+        """What sends its clients away then; None if they may stay."""
+        self.own = database.origin.user is None
+        """Whether it is one client's user's alone, and logs in as that."""
         self.defaults: Settings | None = None
         """What servers of this pool report right after their login; None until the first has."""
-        shared = lease_bounds is None and self.releases and not self.strict
-        self.ahead = QueueAhead(self, database.queue_ahead) if shared and database.queue_ahead else None
+        self._queues: QueueAhead | None = None
+        self.ahead: QueueAhead | None = None
         """What sends reads ahead of their turn; None if nothing does."""
+        self._nursery: trio.Nursery | None = None
+        self._lease_bounds = lease_bounds
+        self._set_ahead()
         self.question: CatalogQuestion | None = None
         """What is to be asked by the first server whose lease ends."""
         self._failure: ServerFault | None = None
         self._opening_since = math.inf
         """When the attempt to open a server that is under way began."""
-        self.retired = False
-        """Whether the pool is not configured any more: servers close instead of becoming idle."""
         self.counts_sequences = False
         """Whether some client has asked for the last value of a sequence."""
         self.tried: dict[Settings, tuple[Settings, Settings]] = {}
@@ -141,21 +165,26 @@ class OriginPool:
     async def run(self) -> None:
         """Open servers when they are wanted; each lives in a task of this nursery."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self.listening.run)
-            if self.ahead is not None:
-                nursery.start_soon(self.ahead.run)
+            if self._queues is not None:
+                nursery.start_soon(self._queues.run)
             backoff = Backoff()
-            while True:
+            while not self._ended:
                 while self.pool.wants_server:
-                    try:
-                        server = await self._open_or_fault()
-                    except ServerFault as fault:
-                        self._failed(fault)
-                        await backoff.wait_for(self._waited_for, self._mailbox)
-                    else:
-                        nursery.start_soon(server.live)
-                        backoff.reset()
+                    with trio.CancelScope() as self._attempt:
+                        try:
+                            server = await self._open_or_fault()
+                        except ServerFault as fault:
+                            self._failed(fault)
+                            await backoff.wait_for(self._waited_for, self._mailbox)
+                        else:
+                            backoff.reset()
+                            if server is not None:
+                                nursery.start_soon(server.live)
+                    self._attempt = None
                 await self._mailbox.wait()
+            nursery.cancel_scope.cancel()
 
     def _waited_for(self) -> bool:
         return self.pool.has_eligible or self.pool.greeting > 0
@@ -173,7 +202,7 @@ class OriginPool:
             )
         return self._failure
 
-    async def _open_or_fault(self) -> Server:
+    async def _open_or_fault(self) -> Server | None:
         """`_open`, and the boundary behind which our own bugs in it stay: one must not end every pool."""
         try:
             return await self._open()
@@ -183,18 +212,29 @@ class OriginPool:
             log.error("internal error in opening a server", pool=str(self.pool.key), exc_info=error)
             raise internal_fault() from error
 
-    async def _open(self) -> Server:
-        """One login. Its place in the pool is taken before and given back if it fails."""
+    async def _open(self) -> Server | None:
+        """One login. Its place in the pool is taken before and given back if it fails. None if it is not
+        wanted any more.
+        """
         slot = ServerSlot()
         self.pool.connecting(slot)
         self._opening_since = started = trio.current_time()
+        generation = self._generation
         try:
-            dialled = await dial(self.access, self.database.timeouts.server_connect)
+            dialled = await self._dial(self.access)
+            if generation != self._generation:
+                dialled.hang_up()
+                self.pool.left(slot)
+                return None
             try:
                 server = Server(self, dialled, slot)
             except ServerFault:
                 dialled.transport.close()
                 raise
+        except trio.Cancelled:
+            self.pool.left(slot)
+            self.pool.failing = False
+            raise
         except BaseException:
             self.pool.left(slot)
             raise
@@ -219,6 +259,29 @@ class OriginPool:
         self.pool.joined(slot, server)
         return server
 
+    async def _dial(self, access: OriginAccess) -> Dialled:
+        """With the present password; while that has not been accepted yet, also with the one before: nobody
+        changes it here and there at the same moment.
+        """
+        limit = self.database.timeouts.server_connect
+        try:
+            dialled = await dial(access, limit)
+        except ServerFault as fault:
+            if self._former is None or fault.sqlstate[:2] != "28":
+                raise
+            try:
+                dialled = await dial(attrs.evolve(access, password=self._former), limit)
+            except ServerFault:
+                raise fault from None
+            log.warning(
+                "the new password is not accepted yet, the one before is",
+                pool=str(self.pool.key),
+                error=fault.message,
+            )
+        else:
+            self._former = None
+        return dialled
+
     def _failed(self, fault: ServerFault) -> None:
         self._failure = fault
         log.warning(
@@ -229,10 +292,171 @@ class OriginPool:
             error=fault.message,
             waiting=len(self.pool.waiting),
         )
-        if fault.lasting and not self.pool.servers:
+        if fault.lasting and not self.pool.servers and not self._may_mend(fault):
             for waiter in list(self.pool.waiting):
                 waiter.refuse_lease(fault.sqlstate, f"cannot connect to the origin: {fault.message}")
         self._tell()
+
+    def _may_mend(self, fault: ServerFault) -> bool:
+        """Whether the pool has been let in before, and is not now: then somebody is changing its password,
+        and clients wait for that, for `lease_wait`.
+        """
+        return fault.sqlstate[:2] == "28" and self.defaults is not None
+
+    # -- what an operator does -------------------------------------------------------------------------------
+
+    def servers(self) -> list[Server]:
+        """Those that have logged in."""
+        others = [one for some in self.pool.others.values() for one in some if isinstance(one, Server)]
+        return [*self.pool.idle, *self.pool.leased, *others]
+
+    def pause(self) -> None:
+        """Close every server when it is given back, and give none to anybody until `go_on`."""
+        self.resumed_at = math.inf
+        self._forsake_attempt()
+        if self._queues is not None:
+            self._queues.close()
+        self.pool.pause()
+        for server in list(self.pool.pinned):
+            server.reclaim()
+
+    def go_on(self) -> None:
+        """The pause is over."""
+        self.resumed_at = trio.current_time()
+        self.listening.go_on()
+        self.pool.go_on()
+        self._set_ahead()
+        for waiter in self.pool.waiting:
+            if isinstance(waiter, Client):
+                waiter.mailbox.wake()  # from now on its `lease_wait` counts
+
+    def retire_servers(self, why: str) -> None:
+        """Close every server when it is given back, and open others where they are wanted."""
+        self._forsake_attempt()
+        for server in self.servers():
+            server.retire(why)
+
+    def reconnect(self) -> None:
+        """Replace every server when it is given back, and the listening connection now."""
+        self.retire_servers("RECONNECT")
+        self.listening.access_by(self.access, elsewhere=True)
+
+    def kill_servers(self) -> None:
+        """Close every server, whatever it does."""
+        self._forsake_attempt()
+        for server in self.servers():
+            server.kill()
+
+    def end(self) -> None:
+        """The pool is configured no more, its last client is gone, and so are its servers."""
+        self._ended = True
+        self.pool.join_capacity(None)
+        self._mailbox.wake()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing happens in it any more."""
+        return self._ended
+
+    def _forsake_attempt(self) -> None:
+        self._generation += 1
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    def _evict(self, server: Server) -> None:
+        if self.pool.paused:
+            fault = ServerFault("the pool is paused", reason=Reason.SERVER_RETIRED)
+        elif self.pool.servers > self.pool.size:
+            fault = ServerFault("pool_size was lowered", reason=Reason.SERVER_RETIRED)
+        elif self.pool.capacity is not None and self.pool.capacity.servers > self.pool.capacity.most:
+            fault = ServerFault("max_servers was lowered", reason=Reason.SERVER_RETIRED)
+        else:
+            why = "another pool of the database has clients that wait"
+            fault = ServerFault(why, reason=Reason.SERVER_GAVE_WAY)
+        server.lose(fault)
+
+    # -- another configuration -------------------------------------------------------------------------------
+
+    def configure(
+        self,
+        database: Database,
+        access: OriginAccess,
+        *,
+        limits: Session,
+        lease_bounds: Callable[[str], int] | None,
+        capacity: Capacity | None,
+    ) -> None:
+        """From now on this holds, without harm to anybody who is connected."""
+        before, self.database = self.database, database
+        self._log_in_by(access)
+        if database.timeouts != before.timeouts:
+            for server in self.servers():
+                server.timeouts_changed()
+        self.pool.key = PoolKey(database.name, access.startup_parameters["user"])
+        timeouts = database.timeouts
+        self.listening.limit_by(str(self.pool.key), timeouts.server_connect, timeouts.server_idle)
+        if limits.deferred_begin != self.limits.deferred_begin:
+            self.statements.openings.clear()
+        self.limits = limits
+        self.strict = limits.strict
+        releases = database.pool_mode is PoolMode.TRANSACTION
+        if releases and not self.releases:
+            for server in self.pool.leased:
+                server.retire("pool_mode was session")  # what its client has done there is not known
+        self.releases = releases
+        self._lease_bounds = lease_bounds
+        self._set_ahead()
+        self.pool.join_capacity(capacity)
+        self.pool.resize(database.pool_size, database.min_pool_size, database.max_waiting)
+        self._bind_leases()
+        self._mailbox.wake()
+
+    def _log_in_by(self, access: OriginAccess) -> None:
+        before, self.access = self.access, access
+        elsewhere = (
+            attrs.evolve(before.origin, password=None) != attrs.evolve(access.origin, password=None)
+            or before.startup_parameters != access.startup_parameters
+        )
+        if access.password != before.password:
+            self._former = None if elsewhere else self._former or before.password
+            self._forsake_attempt()  # it may be a pause behind an attempt with the old one
+        if elsewhere:
+            self.retire_servers("the origin was changed")
+            self.tried.clear()
+            self.plans_changed()
+        self.listening.access_by(access, elsewhere=elsewhere)
+
+    def _set_ahead(self) -> None:
+        """Let reads be sent ahead, or not."""
+        depth = self.database.queue_ahead
+        may = self._lease_bounds is None and self.releases and not self.strict and not self.pool.paused
+        if not (depth and may):
+            self.ahead = None
+            if self._queues is not None:
+                self._queues.close()
+            return
+        if self._queues is None:
+            self._queues = QueueAhead(self, depth)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._queues.run)
+        self._queues.depth = depth
+        self._queues.open()
+        self.ahead = self._queues
+
+    def _bind_leases(self) -> None:
+        """Not while servers are shared: leases are counted by client."""
+        if self._lease_bounds is None:
+            self.pool.bind(None)
+        elif self._queues is None or not self._queues.queues:
+            self.pool.bind(Shares(self._lease_bounds))
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._bind_leases_later)
+
+    async def _bind_leases_later(self) -> None:
+        assert self._queues is not None
+        while self._queues.queues:  # noqa: ASYNC110
+            await trio.sleep(LOOK_AGAIN)
+        self._bind_leases()
 
     def _sequences_read(self) -> None:
         """A client asks for currval or lastval, so from now on what moves a sequence pins."""
@@ -278,9 +502,3 @@ class OriginPool:
     def refusal(self, user: str) -> Refusal:
         """What a client of this user is told that got no lease in time."""
         return self.shortage.refusal(user, trio.current_time(), self.failure)
-
-
-def _give_way(server: Server) -> None:
-    server.lose(
-        ServerFault("another pool of the database has clients that wait", reason=Reason.SERVER_GAVE_WAY)
-    )

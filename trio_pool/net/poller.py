@@ -125,6 +125,8 @@ class Poller:
         self._handling = False
         """Whether the sockets of a batch are being handled."""
         self.now = 0.0
+        self.suspended: trio.Event | None = None
+        """While it is there, no socket is looked at until it is set."""
         self.resting = 0
         """How many of Trio's tasks wait for something to read while nobody connects or is connected to: more
         are a reason not to linger. 0: never linger.
@@ -188,6 +190,8 @@ class Poller:
         try:
             while True:
                 await trio.lowlevel.wait_readable(fd)
+                if self.suspended is not None:
+                    await self.suspended.wait()
                 burst_until = self.tick() + LONGEST_BURST
                 quiet_until = min(burst_until, self._quiet_until())
                 woken.tasks = False

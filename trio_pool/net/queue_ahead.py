@@ -100,6 +100,14 @@ class QueueAhead:
         self._asks = Mailbox()
         """What wakes the tasks that look after queues and that ask the catalog."""
         self._boarding = False
+        """Whether somebody is being sent ahead, or nobody may be."""
+
+    def close(self) -> None:
+        """Nobody is sent ahead any more until `open`: servers come to rest."""
+        self._boarding = True
+
+    def open(self) -> None:
+        self._boarding = False
 
     # -- decisions, in the data plane ------------------------------------------------------------------------
 
@@ -212,6 +220,7 @@ class QueueAhead:
             and session.reported is machine.reported
             and not session.channels
             and not server.cancels
+            and not server.outdated
             and machine.asks is NOTHING
             and not machine.sends_group
         )

@@ -56,6 +56,7 @@ class Server(Connection):
         "_settling",
         "_sleeping_until",
         "_wants_cancel",
+        "access",
         "born",
         "cancel_requests",
         "cancelled",
@@ -68,6 +69,7 @@ class Server(Connection):
         "interrupted",
         "measured",
         "origin",
+        "outdated",
         "paused_at",
         "queue",
         "session",
@@ -77,6 +79,10 @@ class Server(Connection):
     def __init__(self, origin: OriginPool, dialled: Dialled, slot: ServerSlot) -> None:
         super().__init__(origin.poller, dialled.transport)
         self.origin = origin
+        self.access = origin.access
+        """What it has logged in with; the pool may have another one by now."""
+        self.outdated = ""
+        """Why it is closed as soon as it is given back, if that is so."""
         self.dialled = dialled
         self.session = ServerSession(
             intern(dialled.login.parameters),
@@ -476,8 +482,8 @@ class Server(Connection):
             self._start_cleaning()
         elif self.cancels:
             self.origin.pool.cancelling(self)
-        elif self.poller.now >= self.expires or self.origin.retired:
-            self.lose(ServerFault("server_lifetime is over", reason=Reason.SERVER_LIFETIME))
+        elif self.poller.now >= self.expires:
+            self.lose(self._too_old())
         else:
             self.idle_since = self.poller.now
             if self.origin.question is None:
@@ -486,6 +492,32 @@ class Server(Connection):
                 question, self.origin.question = self.origin.question, None
                 self.origin.pool.lend(self, question)
                 question.granted(self)
+
+    # -- what an operator does -------------------------------------------------------------------------------
+
+    def retire(self, why: str) -> None:
+        """Close it as soon as it is nobody's; `why` is for the log."""
+        if not self.outdated:
+            self.outdated = why
+        self.expires = -math.inf
+        if self.state is ServerState.IDLE:
+            self.lose(self._too_old())
+
+    def kill(self) -> None:
+        """Close it now; what runs there is cancelled."""
+        self._abandoned = self.cancellable
+        self.lose(ServerFault("killed by an operator", SqlState.ADMIN_SHUTDOWN, reason=Reason.SERVER_KILLED))
+
+    def timeouts_changed(self) -> None:
+        """The pool has other time limits than before."""
+        if not self.outdated:
+            self.expires = self.born + self.origin.jittered(self.origin.database.timeouts.server_lifetime)
+        self.mailbox.wake()
+
+    def _too_old(self) -> ServerFault:
+        if self.outdated:
+            return ServerFault(self.outdated, reason=Reason.SERVER_RETIRED)
+        return ServerFault("server_lifetime is over", reason=Reason.SERVER_LIFETIME)
 
     # -- cancel requests -------------------------------------------------------------------------------------
 
@@ -528,7 +560,7 @@ class Server(Connection):
         self.cancel_requests += 1
         try:
             with trio.move_on_after(self.origin.database.timeouts.cancel):
-                await send_cancel(self.dialled, self.origin.access)
+                await send_cancel(self.dialled, self.access)
         except (OSError, ServerFault) as error:
             log.warning("a cancel request failed", server=repr(self), error=str(error))
         finally:
@@ -637,7 +669,7 @@ class Server(Connection):
 
     def _retire_if_due(self, now: float) -> None:
         if now >= self.expires:
-            self.lose(ServerFault("server_lifetime is over", reason=Reason.SERVER_LIFETIME))
+            self.lose(self._too_old())
         elif now >= self.idle_since + self.origin.database.timeouts.server_idle:
             if self.origin.pool.servers > self.origin.pool.min_size:
                 self.lose(ServerFault("server_idle is over", reason=Reason.SERVER_IDLE_TIMEOUT))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trio_pool.net.poller import Poller
     from trio_pool.net.server import Server
     from trio_pool.net.transport import Transport
+    from trio_pool.pooling.traffic import Traffic
     from trio_pool.protocol.client import ClientSession
     from trio_pool.protocol.server import ServerSession
 
@@ -55,6 +56,7 @@ class Timed(Connection):
         "server",
         "session",
         "timeouts",
+        "traffic",
         "user",
         "verdict",
     )
@@ -75,7 +77,8 @@ class Timed(Connection):
         """Of its cancel key."""
         self.user = user
         self.origin = origin
-        self.session = session
+        self.traffic: Traffic = origin.traffic
+        self.session: ClientSession = session
         self.server: Server | None = None
         self.timeouts = timeouts
         self.limits = Limits.of(timeouts, session.settings)
@@ -84,7 +87,8 @@ class Timed(Connection):
         """When its last lease ended, it last wanted one, and it got one."""
         self.heard_at = self.rested_at = now
         """When bytes came from it, and when PostgreSQL last waited for it in a transaction."""
-        self.began_at = self.asked_at = now
+        self.began_at: float = now
+        self.asked_at: float = now
         """When its transaction began, and what PostgreSQL is running."""
         self.answered = 0
         """How many groups the server had answered at `asked_at`."""
@@ -153,15 +157,21 @@ class Timed(Connection):
         if answers:
             self.answered = machine.answered
             seconds = self.poller.now - self.asked_at
-            self.origin.traffic.answered(answers, seconds)
+            self.traffic.answered(answers, seconds)
             if seconds >= LEAST_SLOW and seconds >= self.timeouts.slow_query:
                 self.origin.slow_queries.note(self, answers, seconds, self.poller.now)
 
     def count_transaction(self) -> None:
         """For the statistics: a transaction has ended. Hot path."""
-        self.origin.traffic.transaction_time.observe(self.poller.now - self.began_at)
+        self.traffic.transaction_time.observe(self.poller.now - self.began_at)
 
     # -- deadlines -------------------------------------------------------------------------------------------
+
+    def limit_by(self, timeouts: Timeouts) -> None:
+        """Other time limits than before, also for what goes on."""
+        self.timeouts = timeouts
+        self.limits = Limits.of(timeouts, self.session.settings)
+        self.mailbox.wake()
 
     def awake_by(self, when: float) -> None:
         """Wake the task unless it looks at the timestamps by then anyway.
@@ -178,7 +188,7 @@ class Timed(Connection):
         if self.waits:
             notice = self.requested_at + timeouts.wait_notice
             told = self._noticed == self.requested_at
-            return min(self.requested_at + timeouts.lease_wait, math.inf if told else notice)
+            return min(self._waits_until, math.inf if told else notice)
         # Those that do not apply yet can be over this early.
         lease = self.requested_at + timeouts.lease_wait
         due = [lease] if lease > now else []
@@ -200,7 +210,7 @@ class Timed(Connection):
         if limit is not None and now >= when:
             await self.overruns(limit)
         elif self._rests and now >= self.active_at + self.timeouts.client_idle:
-            self.origin.traffic.timeouts["client_idle"] += 1
+            self.traffic.timeouts["client_idle"] += 1
             self.fail(
                 ClientFault(
                     "terminating connection due to client_idle timeout",
@@ -209,9 +219,14 @@ class Timed(Connection):
                 )
             )
 
+    @property
+    def _waits_until(self) -> float:
+        """When `lease_wait` is over, of which a pause of the pool is no part."""
+        return max(self.requested_at, self.origin.resumed_at) + self.timeouts.lease_wait
+
     def _waits(self, now: float) -> None:
-        if now >= self.requested_at + self.timeouts.lease_wait:
-            self.origin.traffic.timeouts["lease_wait"] += 1
+        if now >= self._waits_until:
+            self.traffic.timeouts["lease_wait"] += 1
             self.gets_no_lease()
         elif now >= self.requested_at + self.timeouts.wait_notice and self._noticed != self.requested_at:
             self._noticed = self.requested_at

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trio_pool.config.access import AuthMethod, TlsMode
-from trio_pool.config.model import Unpoolable
+from trio_pool.config.model import CONSOLE_DATABASES, Unpoolable
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net import tls
 from trio_pool.net.client import Client
@@ -65,6 +65,16 @@ class _Known:
     remembered_by: Lookup | None = None
 
 
+@attrs.frozen
+class ForConsole:
+    """Somebody who has come for the console, and has proved who it is: AuthenticationOk was sent."""
+
+    user: str
+    startup: StartupMessage
+    key: tuple[int, bytes]
+    """What its BackendKeyData is to say."""
+
+
 @attrs.define(eq=False)
 class Reception:
     """What it takes to let a client in.
@@ -88,25 +98,28 @@ class Reception:
 
     async def welcome(
         self, conversation: Conversation, host: str | None, peer: str
-    ) -> Client | CancelRequest:
-        """Everything up to ReadyForQuery. `host` is the client's numeric address, None on a Unix socket.
+    ) -> Client | CancelRequest | ForConsole:
+        """Everything up to ReadyForQuery; for the console, up to AuthenticationOk.
 
-        The client's part is bounded by `client_login`; what it then waits for the pool, by the database's
-        `lease_wait`.
+        `host` is the client's numeric address, None on a Unix socket. The client's part is bounded by
+        `client_login`; what it then waits for the pool, by the database's `lease_wait`.
         """
         try:
             with trio.fail_after(self.config.timeouts.client_login):
                 request = await self._negotiate(conversation, unix=host is None)
                 if isinstance(request, CancelRequest):
                     return request
-                if self.clients.connections > self.clients.limit:
+                user, database = self._who(request)
+                # Who comes to see why there are so many must get in.
+                if self.clients.connections > self.clients.limit and database not in CONSOLE_DATABASES:
                     raise ClientFault(
                         "sorry, too many clients already",
                         SqlState.TOO_MANY_CONNECTIONS,
                         reason=Reason.TOO_MANY_CLIENTS,
                     )
-                user, database = self._who(request)
                 secret = await self._authenticate(conversation, user, database, host)
+                if database in CONSOLE_DATABASES:
+                    return await self._admit_to_console(conversation, user, request)
         except FramingError as error:
             raise ClientFault(str(error)) from error
         except trio.TooSlowError:
@@ -123,7 +136,11 @@ class Reception:
                 SqlState.UNKNOWN_DATABASE,
                 reason=Reason.CLIENT_REFUSED,
             )
-        return await self._greet(conversation, request, origin, peer)
+        origin.arriving += 1
+        try:
+            return await self._greet(conversation, request, origin, peer)
+        finally:
+            origin.arriving -= 1
 
     # -- encryption ------------------------------------------------------------------------------------------
 
@@ -277,18 +294,24 @@ class Reception:
             most_of_user=0 if known is None else known.max_clients,
         )
 
+    async def _admit_to_console(
+        self, conversation: Conversation, user: str, request: StartupMessage
+    ) -> ForConsole:
+        if user not in self.config.admin.users:
+            raise _refused("not allowed")
+        negotiation, minor = _negotiated(request)
+        await conversation.send(negotiation + messages.AUTHENTICATION_OK)
+        return ForConsole(user, request, self.clients.new_key(long=minor >= 2))
+
     # -- the greeting ----------------------------------------------------------------------------------------
 
     async def _greet(
         self, conversation: Conversation, request: StartupMessage, origin: OriginPool, peer: str
     ) -> Client:
         settings, reported = await self._settings(request, origin)
-        options = [name for name in request.parameters if name.startswith("_pq_.")]
-        minor = min(request.minor, NEWEST_MINOR)
+        negotiation, minor = _negotiated(request)
         key = self.clients.new_key(long=minor >= 2)
-        greeting = messages.AUTHENTICATION_OK
-        if request.minor > NEWEST_MINOR or options:
-            greeting = messages.negotiate_protocol_version(minor, options) + greeting
+        greeting = negotiation + messages.AUTHENTICATION_OK
         greeting += b"".join(messages.parameter_status(name, value) for name, value in reported.items())
         greeting += messages.backend_key_data(*key) + messages.READY[ord("I")]
         limits = self.config.session
@@ -339,19 +362,21 @@ class Reception:
                 reason=Reason.CLIENT_REFUSED,
             )
         asis = {name: value for name, value in wanted.items() if needs_no_trial(name, value)}
+        timeouts = self.config.timeouts_for(origin.database, request.parameters["user"])
         try:
-            timeouts = self.config.timeouts_for(origin.database, request.parameters["user"])
-            with trio.fail_after(timeouts.lease_wait):
-                defaults = await origin.known_defaults()
-                if lacking.lacks(defaults):
-                    wanted = {lacking.STAND_IN if n == lacking.NAME else n: v for n, v in wanted.items()}
-                to_try = intern({n: v for n, v in wanted.items() if n not in asis})
-                tried, reported = await self._tried(to_try, origin) if to_try else (to_try, defaults)
+            while True:
+                with trio.move_on_after(timeouts.lease_wait):
+                    defaults = await origin.known_defaults()
+                    if lacking.lacks(defaults):
+                        wanted = {lacking.STAND_IN if n == lacking.NAME else n: v for n, v in wanted.items()}
+                    to_try = intern({n: v for n, v in wanted.items() if n not in asis})
+                    tried, reported = await self._tried(to_try, origin) if to_try else (to_try, defaults)
+                    break
+                if origin.resumed_at + timeouts.lease_wait <= trio.current_time():  # a pause is no part of it
+                    refusal = origin.refusal(request.parameters["user"])
+                    raise ClientFault(refusal.message, refusal.sqlstate, reason=Reason.CLIENT_REFUSED)
         except ServerFault as fault:
             raise ClientFault(fault.message, fault.sqlstate, reason=Reason.CLIENT_REFUSED) from fault
-        except trio.TooSlowError:
-            refusal = origin.refusal(request.parameters["user"])
-            raise ClientFault(refusal.message, refusal.sqlstate, reason=Reason.CLIENT_REFUSED) from None
         return tried.but(asis), reported.but({n: v for n, v in asis.items() if n in defaults})
 
     @staticmethod
@@ -366,6 +391,17 @@ class Reception:
                 origin.tried.clear()
             origin.tried[wanted] = known
         return known
+
+
+def _negotiated(request: StartupMessage) -> tuple[bytes, int]:
+    """What says that not everything was understood that the client has asked for, and the minor version that
+    is spoken.
+    """
+    options = [name for name in request.parameters if name.startswith("_pq_.")]
+    minor = min(request.minor, NEWEST_MINOR)
+    if request.minor > NEWEST_MINOR or options:
+        return messages.negotiate_protocol_version(minor, options), minor
+    return b"", minor
 
 
 def _certificate_names(transport: TLSTransport) -> frozenset[str] | None:

@@ -104,6 +104,32 @@ class Capacity:
         """A server is gone; the pool that had it asks for a `review` next."""
         self.servers -= 1
 
+    def resize(self, most: int) -> None:
+        """From now on this holds. What is too much goes when it is idle, or is given back."""
+        self.most = most
+        while self._is_crowded and any(pool.idle for pool in self.pools):
+            self._make_room()
+        self._allot()
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether there is no room for those who press, or not even for what is there."""
+        eager = sum(pool.lacks_server and not pool.failing for pool in self.pressing)
+        return self.servers + eager > self.most
+
+    def enlist(self, pool: Contender) -> None:
+        """One more pool, with the servers that it has."""
+        self.pools[pool] = None
+        self.servers += pool.servers
+        self.resize(self.most)
+
+    def dismiss(self, pool: Contender) -> None:
+        """A pool that is bounded no more, or not by this."""
+        self.servers -= pool.servers
+        del self.pools[pool]
+        self.pressing.pop(pool, None)
+        self._allot()
+
     def review(self, pool: Contender) -> None:
         """Something has changed in a pool: it presses, or does so no more; whoever has room now is told."""
         if not pool.lacks_server:
@@ -117,7 +143,11 @@ class Capacity:
         self._allot()
 
     def claims(self, pool: Contender) -> bool:
-        """Whether a server that the pool has got back must be closed for another pool's sake."""
+        """Whether a server that the pool has got back must be closed for another pool's sake, or because
+        there are too many.
+        """
+        if self.servers > self.most:
+            return True
         room = self.most - self.servers
         failing: Contender | None = None
         for claimant in self.pressing:
@@ -165,10 +195,11 @@ class Capacity:
                 room -= not pool.failing
 
     def check(self) -> None:
-        """Assert that the servers are counted, that there are not too many, and that none is idle while a
-        pool that could use its place presses.
+        """Assert that the servers are counted, that none is idle while there are too many, nor while a pool
+        that could use its place presses.
         """
-        assert self.servers == sum(pool.servers for pool in self.pools) <= self.most
+        assert self.servers == sum(pool.servers for pool in self.pools)
+        assert self.servers <= self.most or not any(pool.idle for pool in self.pools)
         assert self.pressing.keys() <= self.pools.keys()
         needy = [pool for pool in self.pools if pool.lacks_server]
         assert all(pool in self.pressing for pool in needy)

@@ -7,7 +7,11 @@ whoever has it is in one of the collections below, at every moment at which anyb
 Two bounds can be put on it from outside. `shares` bounds the leases of each user: then the first in the queue
 is the first whose user may have one more, and clients may wait although servers are idle. `capacity` bounds
 the servers of several pools together: then this pool opens one only where there is room, and closes one when
-another pool has the better claim. Where neither is given, neither costs more than a look.
+another pool has the better claim.
+
+A pool can be paused: then its servers are closed when they are given back, nobody gets one, and everybody
+waits. And it can be made smaller while it is used: servers in excess are closed the same way. `bounded` tells
+`release` at one look whether any of this has to be thought of.
 
 A server's state is the collection that it is in, and `_move` is the one place where that changes. The console
 prints the sizes of these collections.
@@ -102,6 +106,7 @@ class Pool(Generic[S, W]):
     """
 
     __slots__ = (
+        "bounded",
         "capacity",
         "evict",
         "failing",
@@ -114,6 +119,7 @@ class Pool(Generic[S, W]):
         "max_waiting",
         "min_size",
         "others",
+        "paused",
         "pinned",
         "pins",
         "shares",
@@ -142,6 +148,10 @@ class Pool(Generic[S, W]):
         self.evict = evict
         self.shares = shares
         self.capacity = capacity
+        self.paused = False
+        """Whether nobody may have a server."""
+        self.bounded = shares is not None or capacity is not None
+        """Whether a server that is given back may be for nobody in the queue."""
         self.idle: dict[S, None] = {}
         self.leased: dict[S, W] = {}
         self.others: dict[ServerState, dict[PooledServer, None]] = {
@@ -176,7 +186,7 @@ class Pool(Generic[S, W]):
             server.state = LEASED
             self.leases += 1
             return server
-        if self.max_waiting and self._queue_of(client) >= self.max_waiting:
+        if self.max_waiting and not self.paused and self._queue_of(client) >= self.max_waiting:
             raise PoolFull
         self.waiting[client] = None
         self.waits += 1
@@ -191,7 +201,7 @@ class Pool(Generic[S, W]):
 
     def release(self, server: S) -> None:
         """A server is clean and nobody's: the first client in the queue has it, else it is idle. Hot path."""
-        if self.shares is not None or self.capacity is not None:
+        if self.bounded:
             self._release_bounded(server)
         elif self.waiting:
             client = self.waiting.popitem(last=False)[0]
@@ -216,7 +226,8 @@ class Pool(Generic[S, W]):
     def _release_bounded(self, server: S) -> None:
         """What `release` does where there are bounds."""
         self._move(server, IDLE)
-        if self.capacity is not None and self.capacity.claims(self):
+        surplus = self.paused or self.servers > self.size
+        if surplus or (self.capacity is not None and self.capacity.claims(self)):
             self._evict(server)
         else:
             self._serve()
@@ -264,16 +275,79 @@ class Pool(Generic[S, W]):
         """Something outside has changed: who is to be greeted."""
         self._serve()
 
+    # -- what an operator changes ----------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """From now on nobody gets a server; those that are nobody's are closed, the others when they are
+        given back.
+        """
+        self.paused = True
+        self._review_bounds()
+        self._seek()
+
+    def go_on(self) -> None:
+        """The pause is over: who waits is served, in order."""
+        self.paused = False
+        self._review_bounds()
+        self._serve()
+
+    def resize(self, size: int, min_size: int, max_waiting: int) -> None:
+        """From now on this holds. Who waits already goes on waiting."""
+        self.size = size
+        self.min_size = min_size
+        self.max_waiting = max_waiting
+        self._review_bounds()
+        self._serve()
+
+    def bind(self, shares: Shares[W] | None) -> None:
+        """From now on these bound the leases of each user. `shares` knows of nobody yet."""
+        self.shares = shares
+        if shares is not None:
+            for holder in self.leased.values():
+                shares.held[holder.user] += 1
+            for client in self.waiting:
+                shares.wait(client)
+        self._review_bounds()
+        self._serve()
+
+    def join_capacity(self, capacity: Capacity | None) -> None:
+        """From now on this bounds the pool's servers together with those of others."""
+        before = self.capacity
+        if before is capacity:
+            return
+        self.capacity = None
+        if before is not None:
+            before.dismiss(self)
+        self.capacity = capacity
+        if capacity is not None:
+            capacity.enlist(self)
+        self._review_bounds()
+        self._serve()
+
+    def _review_bounds(self) -> None:
+        """Something that `bounded` tells of has changed."""
+        while self.idle and (self.paused or self.servers > self.size):
+            self.give_way()
+        self._note_bounds()
+
+    def _note_bounds(self) -> None:
+        limited = self.shares is not None or self.capacity is not None
+        self.bounded = limited or self.paused or self.servers > self.size
+
     # -- servers ---------------------------------------------------------------------------------------------
 
     @property
     def servers(self) -> int:
-        """All of them, opening ones included: never more than `size`."""
+        """All of them, opening ones included: never more than `size`, but for those that a smaller `size` has
+        left over.
+        """
         return len(self.idle) + len(self.leased) + sum(map(len, self.others.values()))
 
     @property
     def has_eligible(self) -> bool:
         """Whether somebody waits who may have a server."""
+        if self.paused:
+            return False
         return bool(self.waiting) if self.shares is None else self.shares.first() is not None
 
     @property
@@ -281,7 +355,7 @@ class Pool(Generic[S, W]):
         """Whether one more would serve somebody who waits. One at a time: a burst of clients must not become
         a burst of logins.
         """
-        if self.others[ServerState.CONNECTING] or self.servers >= self.size:
+        if self.paused or self.others[ServerState.CONNECTING] or self.servers >= self.size:
             return False
         return self.has_eligible or (self.greeting > 0 and not self.servers)
 
@@ -290,7 +364,7 @@ class Pool(Generic[S, W]):
         """Whether one more should be opened now: for somebody who waits, or up to `min_size`; and there is
         room.
         """
-        if self.others[ServerState.CONNECTING] or self.servers >= self.size:
+        if self.paused or self.others[ServerState.CONNECTING] or self.servers >= self.size:
             return False
         if self.capacity is not None and not self.capacity.has_room(self):
             return False
@@ -349,6 +423,8 @@ class Pool(Generic[S, W]):
             self._move(server, ServerState.CLOSED)
             if self.capacity is not None:
                 self.capacity.closed()
+            if self.bounded:
+                self._note_bounds()
             self._serve()
 
     def _move(self, server: S | PooledServer, state: ServerState) -> None:
@@ -388,12 +464,15 @@ class Pool(Generic[S, W]):
 
     def check(self) -> None:
         """Assert that the collections are consistent: every server in exactly the one that its state names,
-        none idle while somebody waits who may have it.
+        none idle while somebody waits who may have it, or while nobody may or there are too many.
         """
         members: list[tuple[ServerState, PooledServer]] = [(ServerState.IDLE, s) for s in self.idle]
         members += [(ServerState.LEASED, s) for s in self.leased]
         members += [(state, s) for state, servers in self.others.items() for s in servers]
-        assert len({id(server) for _, server in members}) == len(members) <= self.size
+        assert len({id(server) for _, server in members}) == len(members)
+        limited = self.shares is not None or self.capacity is not None
+        assert self.bounded == (limited or self.paused or len(members) > self.size)
+        assert not (self.idle and (self.paused or len(members) > self.size))
         assert all(server.state is state for state, server in members)
         assert self.pinned.keys() <= self.leased.keys()
         assert not (self.idle and self.has_eligible)

@@ -9,28 +9,37 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SHORTEST: Final = 0.0005
+LONGER: Final = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
+BOUNDS: Final = (SHORTEST, *LONGER)
 """Seconds up to which a histogram counts apart; one more counter is for what took longer."""
 
 
 class Histogram:
-    """How often something took how long. `counts` are of the spans between the `BOUNDS`, not cumulated."""
+    """How often something took how long."""
 
-    __slots__ = ("counts", "seconds")
+    __slots__ = ("_longer", "_shortest", "seconds")
 
     def __init__(self) -> None:
-        self.counts: list[int] = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
+        self._shortest = 0
+        self._longer: list[int] = [0] * (len(LONGER) + 1)
 
     def observe(self, seconds: float) -> None:
-        """Hot path."""
+        """Hot path: most takes as good as no time."""
         self.seconds += seconds
+        if seconds <= SHORTEST:
+            self._shortest += 1
+            return
         at = 0
-        for bound in BOUNDS:
-            if seconds <= bound:
-                break
+        while at < len(LONGER) and seconds > LONGER[at]:
             at += 1
-        self.counts[at] += 1
+        self._longer[at] += 1
+
+    @property
+    def counts(self) -> list[int]:
+        """Of the spans between the `BOUNDS`, not cumulated."""
+        return [self._shortest, *self._longer]
 
     @property
     def count(self) -> int:
@@ -46,6 +55,7 @@ class Traffic:
         "client_sent",
         "connects",
         "disconnects",
+        "logins",
         "losses",
         "queries",
         "query_time",
@@ -71,6 +81,8 @@ class Traffic:
         """From the wish for a server to the lease, which may be at once."""
         self.connects = Histogram()
         """Of servers: dialling and login."""
+        self.logins = Histogram()
+        """Of clients: from the accepted socket to ReadyForQuery."""
         self.client_received = 0
         self.client_sent = 0
         self.server_received = 0

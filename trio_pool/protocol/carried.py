@@ -71,6 +71,7 @@ class CarriedSession:
         "_changes",
         "_sent",
         "base",
+        "binds",
         "channels",
         "echoes",
         "fault",
@@ -121,6 +122,8 @@ class CarriedSession:
         """Names that SQL which is not answered yet prepares or deallocates."""
         self.unnamed: bytes | None = None
         self.unnamed_facts: Facts = NOTHING
+        self.binds = 0
+        """How often it has used a named statement, for the statistics."""
         self.replies = b""
         """What is to be sent to the client on our own account, now."""
         self.fault: ClientFault | None = None
@@ -465,6 +468,7 @@ class CarriedSession:
         name = data[portal_end + 1 : name_end]
         if not name:
             return self._bind_unnamed(data, at, end, server)
+        self.binds += 1
         statement = self.statements.get(name) if self.statements is not None else None
         if type(statement) is not Statement:
             ahead = self._laid_name(name, server)  # no such statement: the server says so
@@ -540,6 +544,7 @@ class CarriedSession:
             there, back = passing_change(reading, statement.reading)
             ahead += b"".join(map(server.swallow_run, there))
         requests, edit = server.prepare(statement)
+        self.registry.server_parses += 1
         server.edited(edit)
         return ahead + requests + b"".join(map(server.swallow_run, back))
 
@@ -571,6 +576,7 @@ class CarriedSession:
             return requests + messages.parse(name, rest)
         if not self._check_room():
             return b""
+        self.registry.client_parses += 1
         statement = self._statement(rest, server)
         if server.has_statement(statement):
             if not server.may_have_failed:
@@ -581,6 +587,7 @@ class CarriedSession:
             return messages.parse(b"", rest)  # PostgreSQL has to say whether it would take it
         ahead = self._laid_out(statement.facts, server)
         requests, edit = server.prepare(statement)
+        self.registry.server_parses += 1
         edit.action = Action.FORWARD
         self._change(name, statement, edit, server)
         return ahead + requests

@@ -231,6 +231,7 @@ class ServerlessSession(CarriedSession):
         statement = self.registry.proven(rest, self.settings)
         if statement is None:
             return False
+        self.registry.client_parses += 1
         self._remember(name, statement)
         self.replies += messages.PARSE_COMPLETE
         return True
@@ -332,6 +333,7 @@ class ServerlessSession(CarriedSession):
     def _parsed_alone(self, name: bytes, rest: bytes) -> None:
         """A Parse of what begins or ends a transaction was accepted without a server."""
         if name:
+            self.registry.client_parses += 1
             self._remember(name, self.registry.get(rest, self.settings))
         else:
             self._parse_unnamed(rest)

@@ -95,6 +95,12 @@ class StatementRegistry:
     prefix: bytes
     on_sequences_read: Callable[[], None] = lambda: None
     """Called when a client asks for currval or lastval."""
+    client_parses: int = 0
+    """Parse messages of clients that named their statement."""
+    server_parses: int = 0
+    """Named statements that servers were sent."""
+    binds: int = 0
+    """Bind messages of named statements, of clients that have ended; the others know their own."""
     _by_content: WeakValueDictionary[bytes, Statement] = attrs.field(factory=WeakValueDictionary)
     _made: int = 0
     _begins: dict[tuple[str, bool], Begin] = attrs.field(factory=dict)
@@ -140,6 +146,10 @@ class StatementRegistry:
         """The statement with this content and meaning, if a server has accepted it."""
         statement = self._by_content.get(rest + settings.meaning)
         return statement if statement is not None and statement.proven else None
+
+    def all(self) -> list[Statement]:
+        """What some client or server has."""
+        return list(self._by_content.values())
 
     def __len__(self) -> int:
         return len(self._by_content)
