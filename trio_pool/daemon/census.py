@@ -400,8 +400,8 @@ class Census:
             for seen in _prepared(origin, clients.get(origin, Counter()))
         ]
 
-    def leases(self) -> list[ClientSeen]:
-        """Clients with a server, those that have had it longest first."""
+    def leases(self, most: int | None = None) -> list[ClientSeen]:
+        """Clients with a server, those that have had it longest first; only so many of them."""
         clock = _Clock()
         holders = [
             client
@@ -410,10 +410,10 @@ class Census:
             if isinstance(client, Client)
         ]
         holders.sort(key=lambda client: client.leased_at)
-        return [_client(client, clock) for client in holders]
+        return [_client(client, clock) for client in holders[:most]]
 
-    def waiting(self) -> list[ClientSeen]:
-        """Clients that wait for a server, those that have waited longest first."""
+    def waiting(self, most: int | None = None) -> list[ClientSeen]:
+        """Clients that wait for a server, those that have waited longest first; only so many of them."""
         clock = _Clock()
         waiters = [
             client
@@ -422,7 +422,7 @@ class Census:
             if isinstance(client, Client)
         ]
         waiters.sort(key=lambda client: client.requested_at)
-        return [_client(client, clock) for client in waiters]
+        return [_client(client, clock) for client in waiters[:most]]
 
 
 class _Clock:

@@ -348,11 +348,15 @@ class Service:
         address = self.config.http.address
         if address is None:
             return
-        from trio_pool.daemon.web.app import make_app  # it imports this module
-        from trio_pool.daemon.web.server import serve_http
+        from trio_pool.daemon.census import Census
+        from trio_pool.daemon.web.app import make_app  # they import this module
+        from trio_pool.daemon.web.server import run_apart, serve_http
+        from trio_pool.daemon.web.snapshot import Sampler
 
+        sampler = Sampler(Census(self))
         nursery.start_soon(self.lag.run)
-        serving = partial(serve_http, address, make_app(self), count=self._wait_for_more)
+        nursery.start_soon(run_apart, sampler.run)
+        serving = partial(serve_http, address, make_app(self, sampler), count=self._wait_for_more)
         self.http_address = await nursery.start(serving)
 
     def _wait_for_more(self, sockets: int) -> None:

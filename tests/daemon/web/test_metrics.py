@@ -182,7 +182,7 @@ async def test_the_format_is_what_the_scraper_asks_for(postgres: LocalPostgres) 
     assert plain.headers["content-type"].startswith("text/plain")
     assert "content-encoding" not in plain.headers
     assert open_.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = list(parse_openmetrics(open_.body.decode()))
+    families = list(parse_openmetrics(open_.body.decode()))  # type: ignore[no-untyped-call]
     assert "trio_pool_query_seconds" in {family.name for family in families}
     assert packed.headers["content-encoding"] == "gzip"
     assert b"# TYPE trio_pool_query_seconds histogram" in gzip.decompress(packed.body)

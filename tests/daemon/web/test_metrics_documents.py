@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana-dashboard.json").read_text("utf-8"))
 RULES = yaml.safe_load((DOCS / "alerts.yml").read_text("utf-8"))
 
+FAMILIES: list[Any] = [*POOL, *DATABASE, *PROCESS]
 FROM_ELSEWHERE = {"up", "process_cpu_seconds_total"}
 """Of Prometheus itself, and of its client library."""
 COLUMNS = 24
@@ -62,10 +63,9 @@ def test_the_committed_page_is_the_generated_one() -> None:
 
 
 def test_every_metric_is_explained_once() -> None:
-    """Names are unique, in Prometheus' alphabet and base units; each has a sentence that fits into a table."""
-    families = [*POOL, *DATABASE, *PROCESS]
-    assert len({family.full_name for family in families}) == len(families)
-    for family in families:
+    """Names are unique, in Prometheus' alphabet and base units; each has a text that fits into a table."""
+    assert len({family.full_name for family in FAMILIES}) == len(FAMILIES)
+    for family in FAMILIES:
         assert re.fullmatch(r"trio_pool_[a-z_]+", family.full_name)
         assert re.fullmatch(r"[A-Z0-9].*\.", family.help)
         assert not {"|", "\n"} & set(family.help)
@@ -87,7 +87,7 @@ def test_what_is_asked_for_exists(expression: str) -> None:
         "job",
         "instance",
         "le",
-        *(family.label for family in [*POOL, *DATABASE, *PROCESS]),
+        *(family.label for family in FAMILIES),
     }
     assert labels(expression) <= known
     for reasons in re.findall(r'reason=~?"([^"]*)"', expression):
@@ -132,8 +132,8 @@ def _variables(text: str) -> set[str]:
 
 
 def test_the_rules_are_rules() -> None:
-    """Each alert has a name of its own, a severity, a summary, a duration that Prometheus reads, and uses only labels
-    in its texts that its expression leaves it.
+    """Each alert has a name of its own, a severity, a summary and a duration that Prometheus reads, and its
+    texts use only labels that its expression leaves it.
     """
     assert list(RULES) == ["groups"]
     assert len({rule["alert"] for rule in alerts()}) == len(alerts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.support.serving import serving
 from tests.support.target import PASSWORD
 from trio_pool.config.address import TcpAddress
 from trio_pool.daemon.web import server
-from trio_pool.daemon.web.server import serve_http
+from trio_pool.daemon.web.server import run_apart, serve_http
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -106,6 +107,36 @@ async def test_what_fails_in_a_request_fails_alone() -> None:
             async with await trio.open_tcp_stream(*address) as stream:
                 assert (await ask(stream, b"fine")).startswith(b"HTTP/1.1 200 ")
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_bug_of_the_server_ends_the_server_alone() -> None:
+    """It is logged; whoever started it goes on."""
+
+    def count(change: int) -> None:
+        if change < 0:
+            raise ZeroDivisionError
+
+    with logged() as log, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(partial(serve_http, LOOPBACK, APP, count=count))
+            async with await trio.open_tcp_stream(*where(url.removeprefix("http://"))) as stream:
+                assert (await ask(stream, b"fine")).startswith(b"HTTP/1.1 200 ")
+            await log.wait_for("internal error in the HTTP server")
+        assert not nursery.cancel_scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_a_task_of_the_web_fails_alone() -> None:
+    """It is logged, and whoever started it goes on."""
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    with logged() as log:
+        await run_apart(fail)
+    assert log.find("internal error in a task of the HTTP server") != []
 
 
 @pytest.mark.trio
@@ -216,5 +247,6 @@ def test_a_port_in_use_is_an_error_at_the_start(postgres: LocalPostgres, tmp_pat
             env={**os.environ, ORIGIN_PASSWORD_VARIABLE: PASSWORD},
         )
     assert ended.returncode == 1
-    assert f"cannot serve: [Errno 98] Address already in use: '{taken}'" in ended.stderr
+    why = os.strerror(errno.EADDRINUSE)
+    assert f"cannot serve: [Errno {errno.EADDRINUSE}] {why}: '{taken}'" in ended.stderr
     assert '"ready"' not in ended.stderr

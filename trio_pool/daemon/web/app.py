@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from trio_pool.daemon.web import page
 from trio_pool.daemon.web.health import healthz, readyz
 from trio_pool.daemon.web.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import BaseRoute
 
     from trio_pool.daemon.service import Service
+    from trio_pool.daemon.web.snapshot import Sampler
 
 
-def make_app(service: Service) -> Starlette:
+def make_app(service: Service, sampler: Sampler) -> Starlette:
     """Everything that `[http] address` serves. It holds the service only to look at it."""
     metrics = Metrics(service)
 
@@ -38,16 +37,6 @@ def make_app(service: Service) -> Starlette:
             Route("/metrics", metrics.respond),
             Route("/healthz", show_health),
             Route("/readyz", show_readiness),
-            *_page(service),
+            *page.routes(sampler),
         ]
     )
-
-
-def _page(service: Service) -> Sequence[BaseRoute]:
-    try:
-        from trio_pool.daemon.web.page import routes
-    except ModuleNotFoundError as error:
-        if error.name != "trio_pool.daemon.web.page":
-            raise
-        return ()
-    return routes(service)

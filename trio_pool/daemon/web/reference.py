@@ -20,8 +20,9 @@ _INTRODUCTION = """\
 <!-- Made by docs/generate_metrics.py from trio_pool/daemon/web; change the texts there. -->
 
 With `address` in `[http]`, trio-pool serves `/metrics` for Prometheus, `/healthz` and `/readyz` for whatever
-starts and stops it, and a status page at `/`. Without, it serves none of them. There is no authentication: choose
-an address that only those reach who may know names of databases and users, and what an origin is called.
+starts and stops it, and a status page at `/`. Without, it serves none of them. There is no authentication:
+choose an address that only those reach who may know names of databases and users, and what an origin is
+called.
 
 ```toml
 [http]
@@ -36,16 +37,32 @@ that drains can still be watched. An address that is in use ends the start with 
 | path | status | body |
 |---|---|---|
 | `/healthz` | 200, always | `ok`: the process runs, and its event loop gets round to answering |
-| `/readyz` | 200 if new clients are served, else 503 | JSON: `ready`, the reasons in `not_ready_because`, and each database with its `origin`, its `state`, whether it is `reachable`, and the last `failure` |
+| `/readyz` | 200 if new clients are served, else 503 | JSON, see below |
+
+```json
+{
+  "ready": false,
+  "not_ready_because": ["no origin is reachable"],
+  "databases": [
+    {
+      "database": "app",
+      "origin": "postgresql://pool_user@db.internal:5432/app",
+      "state": "active",
+      "reachable": false,
+      "failure": "connection to db.internal:5432 refused"
+    }
+  ]
+}
+```
 
 `/readyz` gives 503
 
 - while it drains (`stopping`) and during `SUSPEND`,
 - if every database is paused or disabled, but not if one is and another is not,
-- if no origin is reachable: then another trio-pool can do better. One origin of several that is down is named, and
-  the status stays 200, because the clients of the others are served. An origin that nobody has asked for yet counts
-  as reachable. What a single user is told at login is not held against the origin where clients log in there as
-  themselves.
+- if no origin is reachable: then another trio-pool may do better. One origin of several that is down is
+  named, and the status stays 200, because the clients of the others are served. An origin that nobody has
+  asked for yet counts as reachable. What a single user is told at login is not held against the origin where
+  clients log in there as themselves.
 
 Restart on `/healthz`, route by `/readyz`. A restart mends no origin.
 
@@ -58,21 +75,21 @@ scrape_configs:
       - targets: ["127.0.0.1:6480"]
 ```
 
-Prometheus' text format and OpenMetrics are served, compressed where the scraper accepts it. A scrape takes turns
-with the data plane, in parts of a millisecond or two.
+Prometheus' text format and OpenMetrics are served, compressed where the scraper accepts it. A scrape takes
+turns with the data plane, in parts of a millisecond or two.
 
 - {download}`Alert rules <alerts.yml>` for what should wake somebody up.
 - {download}`A dashboard <grafana-dashboard.json>` for Grafana: *Dashboards*, *New*, *Import*.
 
-A series that has a `reason`, `limit` or `state` appears when it first has something to count; until then there is
+A counter with a `reason` or a `limit` appears when it first has something to count; until then there is
 nothing, not 0. Counters count since the start, and do not go down when a reload takes a database away.
 """
 
 _BOUNDED = f"""\
-At most {MOST_PAIRS} pairs of `database` and `user` are told apart. Where the origin's URL has no user there is a pool
-for every user of the clients, and there can be any number; those that come later are summed up under
-`user="{OTHER}"`, and under `database="{OTHER}"` if they came through `"*"`. `user` is who the pool logs in as at the
-origin: with a user in the origin's URL, all clients of the database are in one series.
+At most {MOST_PAIRS} pairs of `database` and `user` are told apart. Where the origin's URL has no user there
+is a pool for every user of the clients, and there can be any number; those that come later are summed up
+under `user="{OTHER}"`, and under `database="{OTHER}"` if they came through `"*"`. `user` is who the pool logs
+in as at the origin: with a user in the origin's URL, all clients of the database are in one series.
 """
 
 
@@ -89,8 +106,9 @@ def render() -> str:
         _table(_row(family) for family in DATABASE),
         "## Of the process\n",
         _table([_line(f"{BUILD}_info", "gauge", BUILD_LABELS, BUILD_HELP), *map(_row, PROCESS)]),
-        f"The lag is looked at every {EVERY:g} s, and its maximum is that of the last {RECENT:g} s. On Linux there are "
-        "also the `process_*` metrics that all Prometheus clients have: CPU time, memory, descriptors.\n",
+        f"The lag is looked at every {EVERY:g} s, and its maximum is that of the last {RECENT:g} s. On Linux "
+        "there are also the `process_*` metrics that all Prometheus clients have: CPU time, memory, "
+        "descriptors.\n",
     ]
     return "\n".join(sections)
 

@@ -23,7 +23,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from trio_pool.net.listeners import listening, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from hypercorn.typing import AppWrapper, ASGIFramework, ResponseSummary, WWWScope
     from starlette.applications import Starlette
@@ -61,6 +61,14 @@ async def serve_http(
         log.error("internal error in the HTTP server", address=str(address), exc_info=error)
     finally:
         listener.__exit__(None, None, None)
+
+
+async def run_apart(task: Callable[[], Awaitable[None]]) -> None:
+    """Run what belongs to the web and not to a request; its errors end it, are logged, and go no further."""
+    try:
+        await task()
+    except Exception as error:
+        log.error("internal error in a task of the HTTP server", exc_info=error)
 
 
 @attrs.define(eq=False)
