@@ -119,6 +119,7 @@ class Client(Timed):
         elif not machine.groups:
             self.asked_at = self.heard_at
             self.answered = machine.answered
+            machine.own_answers = 0
             if machine.status == Status.IDLE:
                 self.began_at = self.heard_at
         out = session.receive(data)
@@ -201,6 +202,7 @@ class Client(Timed):
                 self.origin.ahead.leased(server)
         self.asked_at = now
         self.answered = server.session.answered
+        server.session.own_answers = 0
         self.began_at = now if session.begun is None else self.began_at + now - self.requested_at
         if now + self.limits.soonest < self._sleeping_until:
             self.awake_by(now + self.limits.soonest)
@@ -225,8 +227,8 @@ class Client(Timed):
             self.finish(Reason.CLIENT_TERMINATED)
             return False
         self.server = None
-        self.count_answers(server.session)
-        self.count_transaction()
+        if self.count_answers(server.session):
+            self.count_transaction()
         if self.verdict:
             self.mailbox.wake()  # what cancels it need not wait any more
         if session.server is not None:
@@ -287,6 +289,7 @@ class Client(Timed):
         self.traffic.waits.observe(now - self.requested_at)
         self.leased_at = self.asked_at = self.began_at = now
         self.answered = server.session.answered
+        server.session.own_answers = 0
         self.awake_by(now + self.limits.soonest)
         self.server = server
         self.session.has_turn(server.session)
@@ -296,9 +299,8 @@ class Client(Timed):
 
     def turn_over(self) -> None:
         """The lease ends with the answer: others wait behind it. `after_lease` follows. Hot path."""
-        if self.server is not None:
-            self.count_answers(self.server.session)
-        self.count_transaction()
+        if self.server is not None and self.count_answers(self.server.session):
+            self.count_transaction()
         self.server = None
         self.session.unlink()
         self._has_returned()
@@ -424,8 +426,7 @@ class Client(Timed):
     def kept(self) -> None:
         """Between transactions, with the server: it is pinned."""
         self.active_at = self.poller.now
-        if self.server is not None and self.server.session.answered != self.answered:
-            self.count_answers(self.server.session)
+        if self.server is not None and self.count_answers(self.server.session):
             self.count_transaction()
         self._tell()
         if self.session.held:

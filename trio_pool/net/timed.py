@@ -143,23 +143,30 @@ class Timed(Connection):
         machine = server.session
         before = self.answered
         if machine.answered != before:
-            self.count_answers(machine)
+            theirs = self.count_answers(machine)
             self.asked_at = self.poller.now
             if machine.rested > before:
-                self.count_transaction()
+                if theirs:
+                    self.count_transaction()
                 self.began_at = self.asked_at
             if self.session.held:
                 self.mailbox.wake()
 
-    def count_answers(self, machine: ServerSession) -> None:
-        """For the statistics: what has been answered since it was asked. Hot path."""
+    def count_answers(self, machine: ServerSession) -> bool:
+        """For the statistics: what has been answered since it was asked, if anything has. Hot path."""
         answers = machine.answered - self.answered
-        if answers:
-            self.answered = machine.answered
-            seconds = self.poller.now - self.asked_at
-            self.traffic.answered(answers, seconds)
-            if seconds >= LEAST_SLOW and seconds >= self.timeouts.slow_query:
-                self.origin.slow_queries.note(self, answers, seconds, self.poller.now)
+        if not answers:
+            return False
+        self.answered = machine.answered
+        answers -= machine.own_answers
+        machine.own_answers = 0
+        if answers <= 0:
+            return False
+        seconds = self.poller.now - self.asked_at
+        self.traffic.answered(answers, seconds)
+        if seconds >= LEAST_SLOW and seconds >= self.timeouts.slow_query:
+            self.origin.slow_queries.note(self, answers, seconds, self.poller.now)
+        return True
 
     def count_transaction(self) -> None:
         """For the statistics: a transaction has ended. Hot path."""

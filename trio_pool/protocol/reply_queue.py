@@ -45,6 +45,7 @@ class ReplyQueue:
         "open_count",
         "open_group",
         "opening",
+        "own_answers",
         "sending",
     )
 
@@ -63,6 +64,8 @@ class ReplyQueue:
         before its end.
         """
         self.answered = 0
+        self.own_answers = 0
+        """How many of these were no client's, since whoever counts queries has set it to 0."""
         self.sending = 0
         self.copy_in = False
         """Whether the server is copying from us, i.e. would ignore a Sync."""

@@ -435,6 +435,8 @@ class ServerSession(BackendSession):
         if status == IDLE:
             self.rested = self.answered
         group = self.groups.popleft()
+        if group.swallowed:
+            self.own_answers += 1
         if self.opening and (status != IDLE or not group.swallowed):
             self.opening = False
         if group.edits:

@@ -10,17 +10,20 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
+import attrs
+import trio
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from trio_pool.daemon.web.health import FRESH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
+    from starlette.types import Receive, Scope, Send
 
     from trio_pool.daemon.web.snapshot import Json, Sampler
 
@@ -34,23 +37,37 @@ def routes(sampler: Sampler) -> Sequence[BaseRoute]:
     async def show_snapshot(request: Request) -> Response:
         return JSONResponse(sampler.latest or await sampler.next(), headers=FRESH)
 
-    async def show_events(request: Request) -> Response:
-        return StreamingResponse(_events(sampler), media_type="text/event-stream", headers=FRESH)
-
     return (
         Route("/", show_page),
         Route("/snapshot.json", show_snapshot),
-        Route("/events", show_events),
+        Route("/events", Events(sampler)),
     )
 
 
-async def _events(sampler: Sampler) -> AsyncIterator[bytes]:
-    """The history, then each snapshot. Ends when the browser does: that cancels it."""
-    yield _event("history", [*sampler.history])
-    if sampler.latest:
-        yield _event("snapshot", sampler.latest)
-    while True:
-        yield _event("snapshot", await sampler.next())
+@attrs.frozen
+class Events:
+    """An ASGI application: the history, then each snapshot, as server-sent events until the browser goes."""
+
+    sampler: Sampler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {"Content-Type": "text/event-stream", **FRESH}
+        encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": encoded})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell, send)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            nursery.cancel_scope.cancel()
+
+    async def _tell(self, send: Send) -> None:
+        sampler = self.sampler
+        event = _event("history", [*sampler.history])
+        if sampler.latest:
+            event += _event("snapshot", sampler.latest)
+        while True:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            event = _event("snapshot", await sampler.next())
 
 
 def _event(name: str, data: Json | Sequence[Json]) -> bytes:

@@ -23,7 +23,7 @@ EVERY = 1.0
 REMEMBERED = 300
 """Seconds between two looks, and how many of them the history holds."""
 MOST_POOLS = 100
-MOST_CLIENTS = 20
+MOST_CLIENTS = 10
 """Rows of a table. Who has thousands of pools looks at the metrics."""
 
 Json = dict[str, Any]
