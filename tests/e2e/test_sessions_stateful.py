@@ -11,7 +11,9 @@ vain. No NOTIFY either: all clients and all twins are in one database and would 
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
@@ -265,7 +267,7 @@ class Clients(RuleBasedStateMachine):
 @pytest.fixture(scope="module")
 def pooler(postgres: LocalPostgres) -> Iterator[Pooler]:
     create_roles(postgres)
-    extra = configuration(postgres, POOL_SIZE, "5s")
+    extra = {**configuration(postgres, POOL_SIZE, "5s"), "http": {"address": "127.0.0.1:0"}}
     with Pooler(postgres, tls=False, auth="trust", extra=extra) as running:
         yield running
 
@@ -292,3 +294,5 @@ def test_a_client_and_its_twin_are_answered_the_same(postgres: LocalPostgres, po
             direct = Direct(f"{postgres.socket_dir}/.s.PGSQL.{postgres.port}")
 
         run_state_machine_as_test(Here, settings=bounded)
+    with urllib.request.urlopen(f"{pooler.ready['http']}/snapshot.json") as answer:
+        assert sum(pool["queued_ahead"] for pool in json.load(answer)["pools"]) > 0

@@ -26,6 +26,7 @@ FIRST = (
     "tests/net/test_vanished.py",
     "tests/e2e/test_sessions",
     "tests/daemon/",
+    "tests/migration/test_same",
     "tests/auth/",
     "tests/e2e/",
     "tests/bench/",
