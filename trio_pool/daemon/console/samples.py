@@ -16,7 +16,8 @@ from trio_pool.daemon.console.show import CONSOLE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_pool.daemon.census import Census, PoolSeen
+    from trio_pool.daemon.census import Census
+    from trio_pool.daemon.seen import PoolSeen
 
 PERIOD: Final = 60.0
 """Seconds between two samples (PgBouncer's `stats_period`)."""

@@ -12,8 +12,8 @@ from trio_pool.daemon.console.table import Type, columns, of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trio_pool.daemon.census import ClientSeen, ServerSeen
     from trio_pool.daemon.console.table import Row
+    from trio_pool.daemon.seen import ClientSeen, ServerSeen
 
 _COLUMNS = (
     columns("type user database replication state addr", port=Type.INT4)

@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from trio_pool.daemon.census import OriginSeen, PoolSeen, ProcessSeen, Spans
+from trio_pool.daemon.seen import OriginSeen, PoolSeen, ProcessSeen, Spans
 
 Seen = TypeVar("Seen", PoolSeen, OriginSeen, ProcessSeen)
 Kind = Literal["counter", "gauge", "histogram"]

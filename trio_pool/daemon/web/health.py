@@ -11,7 +11,7 @@ from trio_pool.daemon.census import Census
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from trio_pool.daemon.census import OriginSeen, ProcessSeen
+    from trio_pool.daemon.seen import OriginSeen, ProcessSeen
     from trio_pool.daemon.service import Service
 
 FRESH = {"Cache-Control": "no-store"}

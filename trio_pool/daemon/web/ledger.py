@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 import trio
 
-from trio_pool.daemon.census import Census, Spans
+from trio_pool.daemon.census import Census
+from trio_pool.daemon.seen import Spans
 from trio_pool.daemon.web.families import POOL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_pool.daemon.census import PoolSeen
+    from trio_pool.daemon.seen import PoolSeen
     from trio_pool.daemon.service import Service
     from trio_pool.daemon.web.families import Value
     from trio_pool.net.origin import OriginPool

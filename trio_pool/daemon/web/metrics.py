@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from starlette.requests import Request
 
-    from trio_pool.daemon.census import OriginSeen
+    from trio_pool.daemon.seen import OriginSeen
     from trio_pool.daemon.service import Service
     from trio_pool.daemon.web.families import Family, Seen
     from trio_pool.daemon.web.ledger import Labels, Number, Numbers

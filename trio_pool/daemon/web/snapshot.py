@@ -17,7 +17,8 @@ from trio_pool.pooling.traffic import BOUNDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trio_pool.daemon.census import Census, ClientSeen, PoolSeen, Spans
+    from trio_pool.daemon.census import Census
+    from trio_pool.daemon.seen import ClientSeen, PoolSeen, Spans
 
 EVERY = 1.0
 REMEMBERED = 300
