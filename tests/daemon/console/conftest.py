@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trio_pool.cli.postgres import LocalPostgres
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def pooler(postgres: LocalPostgres) -> Iterator[Pooler]:
     with Pooler(postgres, auth="trust", tls=False) as running:
         yield running

@@ -196,6 +196,8 @@ async def test_ten_thousand_users_do_not_make_the_scrape_large(
     """With a pool per user, so many pairs of database and user are told apart and no more; the others are
     summed up, and nothing is lost: not from the sums, and not the busiest of them among the others.
     """
+    if postgres.version < 18:
+        pytest.skip("what PostgreSQL it is makes no difference here, and it takes half a minute")
     url = f"postgresql://{postgres.host}:{postgres.port}/{DATABASE}?sslmode=disable"
     config = trio_pool.Config.from_dict(
         {
