@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,14 @@ def test_in_a_pipe_without_a_pooler() -> None:
     assert all(line["error"].startswith("no answer from http://127.0.0.1:1") for line in lines)
 
 
+class Other(socketserver.StreamRequestHandler):
+    """Answers with what is not HTTP."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"220 ready\r\n")
+
+
 class Terminal:
     """A program on a terminal of its own."""
 
@@ -90,23 +100,40 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
+def test_what_is_no_status_page() -> None:
+    """Another HTTP server, or none, is an error that is told, not a traceback."""
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_address[1]}"
+        arguments = command("--url", url, "--count", "2", "--interval", "0.1")
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=SECONDS, check=True)
+        other.shutdown()
+    errors = [json.loads(line)["error"] for line in done.stdout.splitlines()]
+    assert len(errors) == 2
+    assert all(error.startswith(f"no answer from {url}: ") for error in errors)
+
+
 def test_on_a_terminal(pooler: Pooler) -> None:
     """Shows the pools, sorts them by keys, ends with `q`."""
     terminal = Terminal(command("--url", pooler.ready["http"], "--interval", "0.2"))
     terminal.until("live", "app", "q quits")
     terminal.press("n")
     terminal.until("live", "app")
-    terminal.press("q")
+    terminal.press("tnq")  # all of them at once
     assert terminal.end() == 0
 
 
 def test_on_a_terminal_across_a_restart(postgres: LocalPostgres) -> None:
-    """A daemon that is gone is missed, not the end."""
+    """A daemon that is gone is missed, not the end; when it is back, it is shown again."""
     extra = {"http": {"address": "127.0.0.1:0"}}
     with Pooler(postgres, tls=False, auth="trust", extra=extra) as running:
-        terminal = Terminal(command("--url", running.ready["http"], "--interval", "0.2"))
-        terminal.until("live")
+        where = running.ready["http"]
+        terminal = Terminal(command("--url", where, "--interval", "0.2"))
+        terminal.until("live", f"{running.pid}")
     terminal.until("no answer")
+    extra = {"http": {"address": where.removeprefix("http://")}}
+    with Pooler(postgres, tls=False, auth="trust", extra=extra) as running:
+        terminal.until("live", f"{running.pid}")
     terminal.press("q")
     assert terminal.end() == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import select
 import sys
 import time
@@ -38,6 +40,9 @@ SORTS: dict[str, tuple[str, Callable[[Json], Any]]] = {
     "n": ("name", lambda pool: (pool["database"], pool["user"])),
 }
 """By the key that chooses it: what the pools are sorted by."""
+NOT_OURS = "this is not the status page of a trio-pool"
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy that the environment names: it would not know this machine by 127.0.0.1."""
 BAR = 20
 """Characters of a pool's bar."""
 
@@ -73,7 +78,7 @@ class Screen:
         totals, process = now["totals"], now["process"]
         state = "stopping" if process["stopping"] else "suspended" if process["suspended"] else "live"
         return Text(
-            f"trio-pool {process['version']} at {self.url}: {state}, up for "
+            f"trio-pool {process['version']}, process {process['id']} at {self.url}: {state}, up for "
             f"{span(now['at'] - process['started_at'])}\n"
             f"{totals['transactions_per_second']:,.0f} transactions/s, {totals['queries_per_second']:,.0f} "
             f"queries/s, query p50 {span(totals['query']['p50'])}, p99 {span(totals['query']['p99'])}, "
@@ -151,13 +156,17 @@ def span(seconds: float | None) -> str:
 def fetch(url: str) -> Json:
     """The latest snapshot. Raises OSError."""
     try:
-        with urllib.request.urlopen(f"{url}/snapshot.json", timeout=PATIENCE) as answer:
-            found: Json = json.load(answer)
-            return found
+        with _OPENER.open(f"{url}/snapshot.json", timeout=PATIENCE) as answer:
+            found = json.load(answer)
     except urllib.error.URLError as error:
         raise OSError(error.reason if isinstance(error.reason, str) else str(error.reason)) from error
+    except http.client.HTTPException as error:
+        raise OSError(f"the answer broke off ({type(error).__name__})") from error
     except ValueError as error:
-        raise OSError("this is not the status page of a trio-pool") from error
+        raise OSError(NOT_OURS) from error
+    if not isinstance(found, dict) or not found.keys() >= {"process", "totals", "pools", "leases"}:
+        raise OSError(NOT_OURS)
+    return found
 
 
 @contextmanager
@@ -174,17 +183,21 @@ def keys() -> Iterator[Callable[[float], str]]:
     import termios
     import tty
 
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
+    stdin = sys.stdin.fileno()
+    before = termios.tcgetattr(stdin)
+    tty.setcbreak(stdin)
 
     def wait(seconds: float) -> str:
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
+        # Not through `sys.stdin`, which reads ahead what `select` then does not see.
+        ready, _, _ = select.select([stdin], [], [], seconds)
+        if not ready:
+            return ""
+        return os.read(stdin, 1).decode("ascii", "replace") or "q"  # the terminal is gone
 
     try:
         yield wait
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
 def watch(screen: Screen, interval: float, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
     from tests.support.pooler import Pooler
     from trio_pool.cli.postgres import LocalPostgres
+
+# It requires psycopg2, which has no wheels; psycopg2-binary is the same, but pip does not know that.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("prometheus_pgbouncer_exporter") is None,
+    reason="not installed: pip install --no-deps prometheus-pgbouncer-exporter, and python-json-logger",
+)
 
 PROGRAM = poolers.find_pgbouncer()
 READY_SECONDS = 20.0

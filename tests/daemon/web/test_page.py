@@ -152,17 +152,17 @@ def test_the_page_follows_the_load(
     address = pooler.ready["http"]
     browser.get(address)
     until(browser, lambda: browser.find_element(By.ID, "state").text == "live")
-    with load(postgres, pooler), client(pooler, application_name=EVIL) as patient:
+    with load(postgres, pooler), client(pooler, application_name="invoices") as patient:
         assert patient.run("begin") == []
         assert patient.run("select 'secret'") == []
         until(browser, lambda: figure(browser, "tps") > 10 and figure(browser, "waiting-now") > 0)
         until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ROWS)) == 1)
-        until(browser, lambda: EVIL in text(browser, "lease-rows"))
+        until(browser, lambda: "invoices" in text(browser, "lease-rows"))
         until(browser, lambda: len(browser.execute_script("return history")) > 3)
         seen = text(browser, "lease-rows")
         assert "idle in transaction" in seen
         assert "secret" not in seen
-        assert browser.title == "trio-pool"
+        assert overlapping(browser) == []
         wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0
         if "TRIO_POOL_PICTURES" in os.environ:
@@ -170,6 +170,29 @@ def test_the_page_follows_the_load(
         keep(browser, f"status-page-{size}-{request.node.callspec.params['browser']}")
     until(browser, lambda: figure(browser, "tps") == 0 and figure(browser, "clients") == 0)
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def overlapping(browser: Chrome) -> list[str]:
+    """Figures that are wider than their place."""
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll('.figures div')]"
+        ".filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
+    )
+    return found
+
+
+@needs_browser
+@pytest.mark.parametrize("size", ["desktop"], indirect=True)
+def test_what_clients_say_is_text(pooler: Pooler, browser: Chrome) -> None:
+    """The name of an application is shown letter by letter, and never run."""
+    with client(pooler, application_name=EVIL) as patient:
+        assert patient.run("begin") == []
+        assert patient.run("select 1") == []
+        browser.get(pooler.ready["http"])
+        until(browser, lambda: EVIL in text(browser, "lease-rows"))
+        assert browser.find_elements(By.CSS_SELECTOR, "main script") == []
+        assert browser.title == "trio-pool"
+        assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
 
 
 @needs_browser
@@ -183,7 +206,7 @@ def test_the_page_is_for_everybody(pooler: Pooler, browser: Chrome) -> None:
         const label = node => node.getAttribute("aria-labelledby");
         const named = node => node.getAttribute("aria-label") || node.textContent.trim()
             || (label(node) && document.getElementById(label(node)).textContent);
-        return [...document.querySelectorAll("section, svg, a, button, input, th")]
+        return [...document.querySelectorAll("section, table, svg, a, button, input, th")]
             .filter(node => !named(node)).length;
         """
     )
@@ -204,6 +227,7 @@ def test_a_pooler_that_is_gone_is_missed(postgres: LocalPostgres, browser: Chrom
         browser.get(running.ready["http"])
         until(browser, lambda: browser.find_element(By.ID, "state").text == "live")
     until(browser, lambda: "no connection" in browser.find_element(By.ID, "state").text)
+    assert browser.find_elements(By.CSS_SELECTOR, "main.old")
 
 
 def test_the_snapshot_is_what_has_happened(postgres: LocalPostgres, pooler: Pooler) -> None:
