@@ -24,8 +24,13 @@ WANTED = os.environ.get("TRIO_POOL_COMPILE", "")
 
 # What a message passes through from socket to socket.
 COMPILED = [
+    "cache/flight",
+    "cache/freshness",
+    "cache/store",
+    "net/cached",
     "net/client",
     "net/connection",
+    "net/feed_line",
     "net/listening_connection",
     "net/poller",
     "net/queue_ahead",
@@ -45,6 +50,7 @@ COMPILED = [
     "protocol/server",
     "protocol/serverless",
     "protocol/transactions",
+    "protocol/watch",
     "wire/frames",
 ]
 

@@ -1,8 +1,11 @@
-"""A network of our own: python -m bench.link HOST PORT MILLISECONDS
+"""A network of our own: python -m bench.link HOST PORT MILLISECONDS [handshake] [BYTES_PER_SECOND]
 
 A TCP proxy in front of HOST:PORT. It prints the port it listens on. Every chunk is handed on so many
-milliseconds after it was read, in each direction, so a round trip takes twice that; bandwidth is not limited.
-Opening a connection is not delayed, closing one is. It ends with its standard input.
+milliseconds after it was read, in each direction, so a round trip takes twice that; bandwidth is limited only
+if a number says so, for each connection and direction by itself. Opening a connection is not delayed, unless
+`handshake` is said: then what a client sends first waits for one round trip more, as it would for TCP's.
+Closing one is delayed. It ends with its standard input, and says then how many crossings there were
+(`link_crossings`).
 
 One queue is enough: the delay is the same for all, so chunks are due in the order in which they were read.
 What waits in it is neither joined nor split, unless a receiver is slow. As network cards do, it looks at its
@@ -30,6 +33,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from .companion import running
+from .link_crossings import Crossings, Line, Mark
 from .login import HOST
 from .poolers import Link
 from .processes import raise_file_limit
@@ -46,9 +50,10 @@ TICK_SECONDS = 0.0001
 
 
 @contextlib.contextmanager
-def link(port: int, milliseconds: float, host: str = HOST) -> Iterator[Link]:
+def link(port: int, milliseconds: float, host: str = HOST, *, handshake: bool = False) -> Iterator[Link]:
     """Such a process, in front of the port; raises `CompanionError`."""
-    with running(__name__, host, str(port), str(milliseconds), ready_seconds=READY_SECONDS) as process:
+    more = ["handshake"] if handshake else []
+    with running(__name__, host, str(port), str(milliseconds), *more, ready_seconds=READY_SECONDS) as process:
         yield Link(int(process.ready), process.pid)
 
 
@@ -57,10 +62,14 @@ class End:
     """One of the two sockets of a connection. `under_way` counts bytes that were read for it but not sent.
 
     `overdue` holds those that are due but that the kernel did not take. `finished`: nothing more is read from
-    it. `closing`: nothing more comes for it.
+    it. `closing`: nothing more comes for it. `near` tells that it is the side that connected, `since` when
+    its stream is free for the next chunk.
     """
 
     socket: socket.socket
+    line: Line
+    near: bool
+    since: float = 0.0
     peer: End | None = None
     under_way: int = 0
     overdue: bytearray = attrs.field(factory=bytearray)
@@ -69,18 +78,41 @@ class End:
     events: int = 0
 
 
+Due = tuple[float, End, bytes, Mark]
+NOTHING = Mark(0, 0, 0)
+
+
 @attrs.define(eq=False)
 class Delay:
-    """The proxy. `due` holds, for each chunk, when and to whom; an empty one is the end of the stream."""
+    """The proxy. `due` holds, for each chunk, when and to whom; an empty one is the end of the stream.
+
+    `bandwidth` is in bytes per second; 0 is any. With one, and behind a `handshake`, chunks of different
+    connections are due in another order than they were read, so `due` is kept in order of time.
+    `reverse`: the side that was connected to asks, as at a tunnel.
+    """
 
     listener: socket.socket
     origin: tuple[str, int]
     seconds: float
+    handshake: bool = False
+    bandwidth: float = 0.0
+    reverse: bool = attrs.field(default=False, kw_only=True)
+    tally: Crossings = attrs.field(factory=Crossings)
     selector: selectors.BaseSelector = attrs.field(factory=selectors.DefaultSelector)
-    due: deque[tuple[float, End, bytes]] = attrs.field(factory=deque)
+    due: deque[Due] = attrs.field(factory=deque)
+    ends: set[End] = attrs.field(factory=set)
+    """All that are open."""
 
     def run(self, until: int) -> None:
-        """Work until the file `until` can be read."""
+        """Work until the file `until` can be read; then nothing is passed on any more."""
+        try:
+            self._pass_on(until)
+        finally:
+            for end in self.ends:
+                end.socket.close()
+            self.selector.close()
+
+    def _pass_on(self, until: int) -> None:
         ended = False
 
         def end() -> None:
@@ -114,11 +146,15 @@ class Delay:
             except OSError:
                 accepted.close()
                 return
-            near, far = End(accepted), End(dialled)
+            line = self.tally.opened()
+            near, far = End(accepted, line, not self.reverse), End(dialled, line, self.reverse)
             near.peer, far.peer = far, near
+            if self.handshake:
+                near.since = time.monotonic() + 2 * self.seconds
             for one in (near, far):
                 one.socket.setblocking(False)
                 one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.ends.add(one)
                 self.watch(one)
 
     def handle(self, end: End, events: int) -> None:
@@ -137,18 +173,42 @@ class Delay:
             return
         except OSError:
             chunk = b""
-        self.due.append((time.monotonic() + self.seconds, receiver, chunk))
+        self.put((self.leaves(end, len(chunk)) + self.seconds, receiver, chunk, self.mark(end, chunk)))
         receiver.under_way += len(chunk)
         if not chunk:
             end.finished = True
         if not chunk or receiver.under_way >= WINDOW_BYTES:
             self.watch(end)
 
+    def mark(self, end: End, chunk: bytes) -> Mark:
+        """A chunk, or the end of a stream, has been read from an end."""
+        if not chunk:
+            return NOTHING
+        return end.line.leaves_near() if end.near else end.line.leaves_far()
+
+    def leaves(self, end: End, size: int) -> float:
+        """When the last byte of a chunk has left."""
+        now = max(time.monotonic(), end.since)
+        if self.bandwidth:
+            now += size / self.bandwidth
+            end.since = now
+        return now
+
+    def put(self, due: Due) -> None:
+        """Nearly always it belongs at the end."""
+        later = []
+        while self.due and self.due[-1][0] > due[0]:
+            later.append(self.due.pop())
+        self.due.append(due)
+        self.due.extend(reversed(later))
+
     def deliver(self) -> None:
         """Everything that is due."""
         soon = time.monotonic() + TICK_SECONDS
         while self.due and self.due[0][0] <= soon:
-            _, end, chunk = self.due.popleft()
+            _, end, chunk, mark = self.due.popleft()
+            if chunk:
+                (end.line.reaches_near if end.near else end.line.reaches_far)(mark)
             if not chunk:
                 end.closing = True
                 self.close_if_done(end)
@@ -184,6 +244,7 @@ class Delay:
             for one in (end, peer):
                 self.watch(one)
                 one.socket.close()
+                self.ends.discard(one)
 
     def watch(self, end: End) -> None:
         """Have the selector look for what the end waits for now."""
@@ -209,11 +270,15 @@ def wake_up_in_time() -> None:
 
 def main() -> None:
     host, port, milliseconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    handshake = "handshake" in sys.argv[4:]
+    bandwidth = next((float(word) for word in sys.argv[4:] if word != "handshake"), 0.0)
     raise_file_limit()
     wake_up_in_time()
     with socket.create_server((HOST, 0), backlog=4096) as listener:
         print(listener.getsockname()[1], flush=True)
-        Delay(listener, (host, port), milliseconds / 1e3).run(until=sys.stdin.fileno())
+        delay = Delay(listener, (host, port), milliseconds / 1e3, handshake, bandwidth)
+        delay.run(until=sys.stdin.fileno())
+    print(delay.tally.total, flush=True)
 
 
 if __name__ == "__main__":

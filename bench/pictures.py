@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from . import link_picture
 from .problems import LeftOut
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def has_picture(work: WorkResult) -> bool:
 
 def of_work(work: WorkResult) -> Drawing:
     """One work."""
+    if link_picture.counts_trips(work):
+        return link_picture.of_work(work, WIDTH)
     from matplotlib.figure import Figure as Drawing
 
     targets = list(reversed(work.targets))  # the first on top

@@ -123,7 +123,8 @@ class Door:
 
 @attrs.frozen
 class Settings:
-    """`queue_ahead` is trio-pool's only. `toml` and `ini` are more lines for trio-pool and for PgBouncer.
+    """`queue_ahead` is trio-pool's only, and so is the `scheme` of its origin. `toml` and `ini` are more
+    lines for trio-pool and for PgBouncer.
 
     `toml` begins with the header of a table; `ini` belongs to the section `[pgbouncer]`.
     """
@@ -131,6 +132,7 @@ class Settings:
     pool: int = 20
     max_clients: int = 10_000
     queue_ahead: int = 0
+    scheme: str = "postgresql"
     toml: str = ""
     ini: str = ""
     link: Link | None = None
@@ -173,7 +175,7 @@ def trio_pool(name: str, database: Login, settings: Settings) -> Iterator[Target
         configuration = TRIO_POOL_TOML.format(
             host=HOST,
             port=port,
-            origin=f'"postgresql://{address}"',
+            origin=f'"{settings.scheme}://{address}"',
             auth="scram-sha-256" if door else "trust",
             pool_size=settings.pool,
             max_clients=settings.max_clients,

@@ -1,8 +1,8 @@
 """Fixtures and settings for every test.
 
-`certificates`, `installation`, `postgres`: one set of certificates per run, every PostgreSQL found on the
-machine, and one running server of each per pytest worker. HYPOTHESIS_PROFILE is "fast" (unless it is set) or
-"deep".
+`certificates`, `installation`, `postgres`: one set of certificates per run, the PostgreSQLs found on the
+machine (`versions` says which of them a test meets), and one running server of each per pytest worker.
+HYPOTHESIS_PROFILE is "fast" (unless it is set) or "deep".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import distribution
+from tests.support import distribution, versions
 from tests.support.certificates import Certificates
 from tests.support.target import DATABASE, PASSWORD, USER
 from trio_pool.cli.postgres import Installation, LocalPostgres, available_installations
@@ -33,11 +33,17 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
+# Hundreds of tests ask, and each of the PostgreSQLs is asked for its version.
+found_here = functools.cache(available_installations)
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per PostgreSQL; without any, the tests that need one fail instead of being skipped."""
+    """One test per PostgreSQL that it is to meet; without any, the tests that need one fail instead of being
+    skipped.
+    """
     if "installation" in metafunc.fixturenames:
-        found: list[Installation | None] = [*available_installations()] or [None]
+        file = metafunc.definition.nodeid.partition("::")[0]
+        found: list[Installation | None] = [*versions.met_by(file, found_here())] or [None]
         metafunc.parametrize(
             "installation",
             found,
@@ -57,7 +63,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     """With `-n` alone, tests that share what is set up for them share a process."""
     if config.option.dist != "load":
         return None
-    labels = [one.label for one in available_installations()]
+    labels = [one.label for one in found_here()]
     return distribution.Distribution(config, log, labels)
 
 
@@ -104,3 +110,11 @@ def servers(certificates: Certificates) -> Iterator[Callable[[Installation], Loc
 def postgres(installation: Installation, servers: Callable[[Installation], LocalPostgres]) -> LocalPostgres:
     """A running PostgreSQL with SCRAM, TLS if it was built with it, and the role and database "app"."""
     return servers(installation)
+
+
+@pytest.fixture(scope="session")
+def any_postgres(servers: Callable[[Installation], LocalPostgres]) -> LocalPostgres:
+    """One of them, where the version is of no consequence."""
+    found = found_here()
+    assert found, "no PostgreSQL found; see trio_pool.cli.installations"
+    return servers(found[0])

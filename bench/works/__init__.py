@@ -19,11 +19,13 @@ MODULES = (
     "transaction",
     "tpcb",
     "ahead",
+    "cached",
     "rows",
     "copying",
     "connecting",
     "idle",
     "crowd",
+    "crossing",
     "abuse",
 )
 

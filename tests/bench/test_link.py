@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import link, poolers
+from bench import companion, link, poolers
 from bench.login import HOST
 
 if TYPE_CHECKING:
@@ -57,14 +57,16 @@ def receive_all(client: socket.socket) -> bytes:
 
 
 def test_both_ways_are_delayed(client: socket.socket) -> None:
-    """No answer comes sooner than after twice the delay, on a used connection neither."""
+    """No answer comes sooner than after twice the delay (each may be a tick short), on a used connection
+    neither.
+    """
     for text in (b"first", b"second"):
         begin = time.monotonic()
         client.sendall(text)
         received = client.recv(100)
         taken = time.monotonic() - begin
         assert received == text
-        assert taken >= 2 * EACH_WAY
+        assert taken >= 2 * (EACH_WAY - link.TICK_SECONDS)
 
 
 def test_the_end_of_a_stream_comes_after_its_bytes(client: socket.socket) -> None:
@@ -95,3 +97,46 @@ def test_an_origin_that_is_not_there() -> None:
         for _ in range(2):
             with socket.create_connection((HOST, between.port), ANSWER_SECONDS) as client:
                 assert client.recv(1) == b""
+
+
+def test_what_is_said_first_waits_for_the_handshake() -> None:
+    """With it, the first answer takes two round trips, as over TCP, and the next one."""
+    with (
+        echo() as port,
+        link.link(port, EACH_WAY * 1e3, handshake=True) as between,
+        socket.create_connection((HOST, between.port), ANSWER_SECONDS) as client,
+    ):
+        taken = []
+        for text in (b"first", b"second"):
+            begin = time.monotonic()
+            client.sendall(text)
+            assert client.recv(100) == text
+            taken.append(time.monotonic() - begin)
+    assert taken[0] >= 4 * EACH_WAY
+    assert taken[1] >= 2 * EACH_WAY
+    assert taken[1] < taken[0]
+
+
+def test_bandwidth() -> None:
+    """A hundred kilobytes at a megabyte per second take a tenth of a second in each direction."""
+    size, bandwidth = 100_000, 1e6
+    with (
+        echo() as port,
+        companion.running("bench.link", HOST, str(port), "0", str(bandwidth), ready_seconds=10) as process,
+        socket.create_connection((HOST, int(process.ready)), ANSWER_SECONDS) as client,
+    ):
+        begin = time.monotonic()
+        client.sendall(bytes(size))
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == bytes(size)
+        assert time.monotonic() - begin >= size / bandwidth
+
+
+def test_it_says_how_many_crossings_there_were() -> None:
+    """At its end, of all connections together."""
+    with echo() as port, companion.running("bench.link", HOST, str(port), "0", ready_seconds=10) as process:
+        with socket.create_connection((HOST, int(process.ready)), ANSWER_SECONDS) as client:
+            for text in (b"first", b"second"):
+                client.sendall(text)
+                assert client.recv(100) == text
+        assert process.finish() == "2"

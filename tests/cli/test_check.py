@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner
 
-from tests.support.pooler import to_toml
+from tests.support.pooler import Pooler, to_toml
 from tests.support.target import DATABASE, PASSWORD, USER
 from trio_pool.cli.check import command
 from trio_pool.cli.installations import available_installations
@@ -274,4 +274,34 @@ def test_users_whose_password_only_their_clients_have(postgres: LocalPostgres, t
         auth=auth | {"query_password": "wrong"},
     )
     assert "app as app for auth.query: credentials" in done.stdout
+    assert done.exit_code == 1
+
+
+def test_a_link_is_checked_to_the_database_behind_it(
+    postgres: LocalPostgres, tmp_path: Path, certificates: Certificates
+) -> None:
+    """`trio-pool://`: another trio-pool by mutual TLS, one that is none, and one whose certificate is a
+    stranger's.
+    """
+    tls = {"mode": "require", "client_ca": str(certificates.ca)}
+    with Pooler(postgres, certificates=certificates, extra={"listen": {"tls": tls}}) as running:
+        link = f"trio-pool://{USER}@localhost:{running.port}/{DATABASE}"
+        keys = f"sslcert={certificates.client_certificate}&sslkey={certificates.client_key}"
+        databases = {
+            "right": f"{link}?sslrootcert={certificates.ca}&{keys}",
+            "wrong": f"{link}?sslrootcert={certificates.stranger_ca}",
+            "other": f"trio-pool://{USER}@{postgres.host}:{postgres.port}/{DATABASE}?sslmode=disable",
+        }
+        done = check(
+            tmp_path, {name: {"origin": url, "password": PASSWORD} for name, url in databases.items()}
+        )
+    right, wrong, other = done.stdout.splitlines()
+    assert re.fullmatch(
+        rf"right: ok, trio-pool, PostgreSQL {re.escape(version(postgres))}, {MILLISECONDS}, TLS 1\.3", right
+    )
+    assert wrong.startswith("wrong: TLS: the server's certificate is not acceptable")
+    assert (
+        other
+        == f"other: unsuitable: {postgres.host}:{postgres.port} is no trio-pool, or one of another version"
+    )
     assert done.exit_code == 1

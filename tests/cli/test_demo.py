@@ -131,6 +131,42 @@ def test_draws_a_bar_on_a_terminal() -> None:
     assert shown.rstrip().endswith("Stopped.")
 
 
+@pytest.mark.slow
+def test_shows_an_edge() -> None:
+    """With --edge it shows in milliseconds and round trips what the edge saves, serves and leaves nothing."""
+    with demo("--edge", "--port", "0", "--duration", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines, connect = read_until(process.stdout, r"^Edge: +psql (postgresql://\S+)$")
+        trips = [int(found[1]) for line in lines if (found := re.search(r" ms, (\d) round trip", line))]
+        assert trips == [5, 1, 1, 1, 5, 4]
+
+        psql = [str(find_bin_dir() / "psql"), "-X", "-A", "-t", connect[1], "-c", "select 1"]
+        assert subprocess.run(psql, capture_output=True, text=True, check=True).stdout == "1\n"
+
+        started = descendants(process.pid)
+        assert started != []
+        assert process.stdout.read().splitlines()[-1] == "Stopped."
+        assert process.wait(END_SECONDS) == 0
+        assert process.stderr.read() == ""
+    assert living(started) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["Starting PostgreSQL", "  round 1"])
+def test_the_edge_ends_at_ctrl_c(moment: str) -> None:
+    """In the middle of its start or of the comparison too; exit status 0."""
+    with demo("--edge", "--port", "0") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        read_until(process.stdout, f"^{moment}")
+        started = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(END_SECONDS) == 0
+        assert process.stderr.read() == ""
+    assert living(started) == []
+
+
 def test_says_when_its_port_is_taken() -> None:
     """A port that another program has is named, with the way out; exit status 1."""
     with socket.create_server(("127.0.0.1", 0)) as other:

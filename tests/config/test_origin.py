@@ -8,9 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_pool.config.origin import (
+    LINK_TCP,
     LoadBalanceHosts,
     Origin,
     SslMode,
+    SslNegotiation,
     TargetSessionAttrs,
     TcpOptions,
     parse_origin,
@@ -30,6 +32,7 @@ HOSTS = st.one_of(
     st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,5})?", fullmatch=True),
     DIRECTORIES,
 )
+STRONG = (SslMode.REQUIRE, SslMode.VERIFY_CA, SslMode.VERIFY_FULL)
 ORIGINS = st.builds(
     Origin,
     hosts=st.lists(st.tuples(HOSTS, st.integers(1, 65535)), min_size=1, max_size=3).map(tuple),
@@ -51,7 +54,9 @@ ORIGINS = st.builds(
         tcp_user_timeout=st.integers(0, 2**31 - 1),
     ),
     parameters=st.dictionaries(st.sampled_from(["application_name", "options"]), TEXT),
-)
+    link=st.booleans(),
+    sslnegotiation=st.sampled_from(SslNegotiation),
+).filter(lambda origin: origin.sslmode in STRONG or origin.sslnegotiation is SslNegotiation.POSTGRES)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,28 @@ ORIGINS = st.builds(
             "postgresql://pool_user:s3cret@db.internal:5432/app?sslmode=verify-full",
             Origin(
                 (("db.internal", 5432),), "pool_user", Secret("s3cret"), "app", sslmode=SslMode.VERIFY_FULL
+            ),
+        ),
+        (
+            "trio-pool://edge@a,b:7000/app",
+            Origin(
+                (("a", 6432), ("b", 7000)),
+                "edge",
+                dbname="app",
+                sslmode=SslMode.VERIFY_FULL,
+                sslnegotiation=SslNegotiation.DIRECT,
+                tcp=LINK_TCP,
+                link=True,
+            ),
+        ),
+        (
+            "trio-pool://a/app?sslmode=disable&tcp_user_timeout=0",
+            Origin(
+                (("a", 6432),),
+                dbname="app",
+                sslmode=SslMode.DISABLE,
+                tcp=attrs.evolve(LINK_TCP, tcp_user_timeout=0),
+                link=True,
             ),
         ),
         ("postgresql://h1:1,h2:2,h3/app", Origin((("h1", 1), ("h2", 2), ("h3", 5432)), dbname="app")),
@@ -129,9 +156,16 @@ def test_the_url_of_an_origin_never_has_its_password(origin: Origin, password: s
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("host=db dbname=app", "the origin is not a URL of PostgreSQL; write "),
-        ("mysql://db", "the origin is not a URL of PostgreSQL; write "),
-        ("trio-pool://edge:6432/app", "an origin that is another trio-pool is not supported yet; name a "),
+        ("host=db dbname=app", "the origin is not a URL of PostgreSQL or of a trio-pool; write "),
+        ("mysql://db", "the origin is not a URL of PostgreSQL or of a trio-pool; write "),
+        (
+            "postgresql://db?sslnegotiation=direct",
+            "the origin has sslnegotiation=direct and the weak sslmode prefer; set sslmode to require, ",
+        ),
+        (
+            "trio-pool://db?sslmode=disable&sslnegotiation=direct",
+            "the origin has sslnegotiation=direct and the weak sslmode disable; set sslmode to require, ",
+        ),
         ("postgresql://", "the origin names no host; write "),
         ("postgresql:///app", "the origin names no host; write "),
         ("postgresql://h1,,h2/app", "the origin names no host; write "),

@@ -256,10 +256,10 @@ def problems(text: str, base: Path | None = None) -> list[str]:
             id="parameter of an origin",
         ),
         pytest.param(
-            '[databases.app]\norigin = "trio-pool://edge:6432/app"\n',
-            "x.toml:2: databases.app.origin: an origin that is another trio-pool is not supported yet; name "
-            "a postgresql:// origin",
-            id="another trio-pool",
+            '[databases.app]\norigin = "trio-pools://edge:6432/app"\n',
+            "x.toml:2: databases.app.origin: the origin is not a URL of PostgreSQL or of a trio-pool; write "
+            '"postgresql://user@host:5432/database"',
+            id="another scheme",
         ),
         pytest.param(
             f"{DATABASE}password = 'x'\n",

@@ -56,6 +56,7 @@ def test_the_complete_example_is_read() -> None:
         server_lifetime=3600.0,
         cancel=5.0,
         drain=30.0,
+        hand_over=300.0,
     )
     expected = Config(
         listen=Listen(

@@ -8,12 +8,14 @@ clients are busy on it at all times: six with the sequences of a file, two with 
     SEQUENCE="rolled back" pytest tests/e2e/test_sessions.py -k temp  only sequences with that in the title
     SEQUENCE="..." QUIET=1 pytest ...                                 one client, no noise: one by itself
     SESSIONS_SEED=7 pytest ...                                        another order of sequences
+    TRIO_POOL_SESSIONS_LINKED=1 pytest ...                            over two poolers, an edge and an origin
 
 The format of the corpus: tests/support/corpus.py. What is compared: tests/support/sessions.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -27,7 +29,7 @@ from tests.support import corpus
 from tests.support.audited import FAILED
 from tests.support.pooler import Pooler
 from tests.support.raw import RawClient
-from tests.support.roles import configuration, create_roles
+from tests.support.roles import configuration, create_roles, edge_configuration
 from tests.support.sessions import Direct, Names, Place, Pooled, Transcript, difference, run
 from tests.support.target import USER
 
@@ -47,6 +49,7 @@ NOISE = "noise"
 SEED = int(os.environ.get("SESSIONS_SEED", "1"))
 WANTED = os.environ.get("SEQUENCE", "")
 QUIET = bool(os.environ.get("QUIET"))
+LINKED = bool(os.environ.get("TRIO_POOL_SESSIONS_LINKED"))
 
 # Files with what no pooler can see from outside: functions that change the session from inside. They are run
 # with the pooler's strict mode.
@@ -106,17 +109,25 @@ def prepared(postgres: LocalPostgres) -> LocalPostgres:
 
 @pytest.fixture(scope="module")
 def pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
-    extra = configuration(prepared, POOL_SIZE, LEASE_WAIT)
-    with Pooler(prepared, tls=False, auth="trust", extra=extra, module=AUDITED) as running:
-        with RawClient.log_in((running.host, running.port)) as client:
-            client.run("select lastval()")  # the first of all tells the pool that somebody asks for it
+    with in_front_of(prepared, {}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def strict_pooler(prepared: LocalPostgres) -> Iterator[Pooler]:
-    extra = configuration(prepared, POOL_SIZE, LEASE_WAIT) | STRICT
-    with Pooler(prepared, tls=False, auth="trust", extra=extra, module=AUDITED) as running:
+    with in_front_of(prepared, STRICT) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def in_front_of(pg: LocalPostgres, more: dict[str, Any]) -> Iterator[Pooler]:
+    """The pooler that clients connect to; the edge of another one if that is wanted."""
+    extra = configuration(pg, POOL_SIZE, LEASE_WAIT) | more
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(Pooler(pg, tls=False, auth="trust", extra=extra, module=AUDITED))
+        if LINKED:
+            extra = edge_configuration(running.port, POOL_SIZE, LEASE_WAIT) | more
+            running = stack.enter_context(Pooler(pg, tls=False, auth="trust", extra=extra, module=AUDITED))
         with RawClient.log_in((running.host, running.port)) as client:
             client.run("select lastval()")  # the first of all tells the pool that somebody asks for it
         yield running

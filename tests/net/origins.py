@@ -188,6 +188,15 @@ async def let_in(peer: Peer) -> bytes:
     return packet
 
 
+async def answer_queries(peer: Peer, *, once: bool = False) -> None:
+    """Answer everything, or the first thing, that is asked with one row."""
+    while (message := await peer.receive()) is not None:
+        if message[0] in b"QS":
+            await peer.send(row("1") + messages.READY[ord("I")])
+            if once:
+                return
+
+
 @asynccontextmanager
 async def listening(origin: Proxy | Scripted) -> AsyncIterator[None]:
     """Serve an origin, on a port of its own that it is told.

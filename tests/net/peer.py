@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
 import attrs
@@ -49,7 +50,11 @@ class Peer:
     async def log_in(cls, address: Address, parameters: Mapping[str, str] | None = None) -> Self:
         """A client under the method `trust`, as the tests' user unless the parameters say otherwise."""
         peer = await cls.connect(address)
-        await peer.start({"user": USER, "database": DATABASE, **(parameters or {})})
+        try:
+            await peer.start({"user": USER, "database": DATABASE, **(parameters or {})})
+        except BaseException:
+            peer.close()
+            raise
         return peer
 
     @classmethod
@@ -162,6 +167,19 @@ class Peer:
         """The first column of a query's rows."""
         await self.send(messages.query(sql))
         return await self.read_rows()
+
+    async def table(self, sql: str) -> list[dict[str, str | None]]:
+        """A query's rows, by the names of their columns. Raises `AssertionError` at an error."""
+        await self.send(messages.query(sql))
+        names: list[str] = []
+        rows: list[list[str | None]] = []
+        for tag, body in await self.exchange():
+            assert tag != Backend.ERROR_RESPONSE, messages.read_error(body)
+            if tag == Backend.ROW_DESCRIPTION:
+                names = re.findall("([^\\0]+)\\0.{18}", body[2:].decode("latin-1"), re.DOTALL)
+            elif tag == Backend.DATA_ROW:
+                rows.append(messages.read_row(body))
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     async def errors(self) -> list[ErrorFields]:
         """The errors up to ReadyForQuery, or up to the end."""

@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.trio]
 
 CLIENTS = 50
 ROUNDS = 30
+MOST_ROUNDS = 200
+"""Where the machine is so slow that few statements count as fast."""
 SYNC = requests.SYNC
 
 
@@ -86,12 +88,17 @@ async def test_cross_talk(postgres: LocalPostgres) -> None:
         timeouts={"lease_wait": "60s"},
     ) as shared:
 
+        def enough_were_queued() -> bool:
+            return shared.ahead.statistics.queued > 20
+
         async def talk(number: int) -> None:
             chance = random.Random(seed + number)
             async with await shared.running.log_in() as peer, direct(postgres) as own:
                 prepare = requests.parse("s", f"select $1::text, {number % 5}") + SYNC
                 assert await answer(peer, prepare, 1) == await answer(own, prepare, 1)
-                for _ in range(ROUNDS):
+                rounds = 0
+                while rounds < ROUNDS or (not enough_were_queued() and rounds < MOST_ROUNDS):
+                    rounds += 1
                     data, groups = some_request(chance, number)
                     expected = await answer(own, data, groups)
                     assert await answer(peer, data, groups) == expected, data
@@ -100,4 +107,4 @@ async def test_cross_talk(postgres: LocalPostgres) -> None:
             for number in range(CLIENTS):
                 nursery.start_soon(talk, number)
         print(shared.ahead.statistics)
-        assert shared.ahead.statistics.queued > 20
+        assert enough_were_queued()

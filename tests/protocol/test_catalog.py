@@ -108,7 +108,6 @@ def test_volatility(text: str, rows: list[tuple[str, str, str, str, str]], volat
         ("function", "input", Doubt.INPUT),
         ("relation", "foreign", Doubt.FOREIGN),
         ("relation", "temporary", Doubt.TEMPORARY),
-        ("relation", "row_security", Doubt.ROW_SECURITY),
         ("relation", "kind", Doubt.KIND),
     ],
 )

@@ -56,14 +56,19 @@ CASES = {
 }
 
 
-def failed_client(prepared: bytes = b"") -> tuple[ClientSession, FakePostgres]:
-    """A client whose transaction was lost with its server, and a PostgreSQL whose transaction failed."""
+def failed_client(prepared: bytes = b"", *, told: bool = True) -> tuple[ClientSession, FakePostgres]:
+    """A client whose transaction was lost with its server, and a PostgreSQL whose transaction failed. The
+    client has been told so, as that of a PostgreSQL always has.
+    """
     backend = FakePostgres()
     lease = Lease()
     backend.receive(lease.asks(prepared + query("BEGIN")))
     lease.answers(backend.deliver())
     lease.client.lose(LOST)
     assert lease.client.state is ClientState.FAILED
+    if told:
+        lease.client.receive(query("SELECT 'lost'"))
+        lease.client.replies = b""
     direct = FakePostgres()
     direct.receive(prepared + query("BEGIN") + query("SELECT 1/0"))
     direct.deliver()
@@ -133,6 +138,28 @@ def test_a_statement_prepared_in_the_failed_transaction_outlives_it() -> None:
     lease = Lease(client)
     sent = lease.asks(bind("r") + execute() + SYNC)
     assert sent == parse("_pool_1", "ROLLBACK") + bind("_pool_1") + execute() + SYNC
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "END WORK", "PREPARE TRANSACTION 'x'", "COMMIT; SELECT 'a'"])
+def test_a_commit_that_nobody_was_told_of_is_an_error(end: str) -> None:
+    """A client that learns of its loss by COMMIT gets the error, for few look at a command tag; then it is
+    out of the transaction, in both protocols. ROLLBACK is what has happened already.
+    """
+    client, _ = failed_client(told=False)
+    client.receive(query(end))
+    assert read_replies(client.replies) == [Reply("E", "25P02"), Reply("Z", "I")]
+    assert client.state is ClientState.IDLE
+    client, _ = failed_client(told=False)
+    client.receive(query("ROLLBACK"))
+    assert read_replies(client.replies) == [Reply("C", "ROLLBACK"), Reply("Z", "I")]
+
+
+def test_an_executed_commit_that_nobody_was_told_of_is_an_error() -> None:
+    """Whatever follows in its group is skipped."""
+    client, _ = failed_client(parse("c", "COMMIT") + SYNC, told=False)
+    client.receive(bind("c") + execute() + bind("c") + execute() + SYNC)
+    assert read_replies(client.replies) == [Reply("2"), Reply("E", "25P02"), Reply("Z", "I")]
+    assert client.state is ClientState.IDLE
 
 
 def test_the_first_refusal_says_why() -> None:

@@ -19,6 +19,7 @@ from trio_pool.protocol.reading import (
     reading_of,
     shape_of,
 )
+from trio_pool.protocol.reading_kinds import Unkept
 from trio_pool.protocol.sql import LONGEST
 
 
@@ -207,20 +208,29 @@ def test_attributes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "momentary"),
+    ("text", "unkept"),
     [
-        ("SELECT current_timestamp", True),
-        ("SELECT localtime(3)", True),
-        ("SELECT date ' Today'", True),
-        ("SELECT * FROM t WHERE d > 'now'", True),
-        ("SELECT 't'::regclass", True),
-        ("SELECT current_user, current_catalog, user", False),
-        ("SELECT date '2020-01-01'", False),
+        ("SELECT current_timestamp", Unkept.TIME),
+        ("SELECT localtime(3)", Unkept.TIME),
+        ("SELECT date ' Today'", Unkept.TIME),
+        ("SELECT * FROM t WHERE d > 'now'", Unkept.TIME),
+        ("SELECT '10:00now'", Unkept.TIME),
+        ("SELECT '(tomorrow)'", Unkept.TIME),
+        ("SELECT a::timetz FROM t", Unkept.TIME),
+        ("SELECT 'unknown', 'snow', 'nowhere'", None),
+        ("SELECT 't'::regclass", Unkept.NAMES),
+        ("SELECT t.ctid FROM t", Unkept.ROWS),
+        ("SELECT 1 FROM t WHERE xmax = '0'", Unkept.ROWS),
+        ("SELECT current_setting('TimeZone')", Unkept.SETTING),
+        ("SELECT current_setting(a) FROM t", Unkept.SETTING),
+        ("SELECT current_setting('app.user'::text, true)", None),
+        ("SELECT current_user, current_catalog, user", None),
+        ("SELECT date '2020-01-01'", None),
     ],
 )
-def test_what_depends_on_the_moment(text: str, momentary: bool) -> None:
-    """By itself: the clock in SQL's own words, strings that may become times, names of objects as values."""
-    assert reading(text).momentary is momentary
+def test_what_a_result_depends_on_besides(text: str, unkept: Unkept | None) -> None:
+    """The clock in SQL's own words, strings that may become times, names of objects as values, settings."""
+    assert reading(text).unkept is unkept
 
 
 def test_parameters() -> None:

@@ -21,6 +21,7 @@ from trio_pool.protocol.settings import (
     needs_no_trial,
     read_options,
     restoration,
+    spelled,
 )
 
 if TYPE_CHECKING:
@@ -240,6 +241,24 @@ def test_no_two_meanings_are_the_same_key() -> None:
 def test_only_what_every_server_takes_unchanged_needs_no_trial(name: str, value: str, expected: bool) -> None:
     """An application name that no server truncates or escapes."""
     assert needs_no_trial(name, value) is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "server_encoding", "expected"),
+    [
+        ("UTF8", "LATIN1", True),
+        ("'utf-8'", "SQL_ASCII", True),
+        ("Unicode", "UTF8", True),
+        ("UTF8", "MULE_INTERNAL", False),
+        ("UTF8", None, False),
+        ("LATIN1", "UTF8", False),
+        ("UTF16", "UTF8", False),
+    ],
+)
+def test_utf8_needs_no_trial(value: str, server_encoding: str | None, expected: bool) -> None:
+    """However a driver spells it, where PostgreSQL has a conversion."""
+    spelling = spelled("client_encoding", value)
+    assert needs_no_trial("client_encoding", spelling, server_encoding) is expected
 
 
 @pytest.mark.parametrize(

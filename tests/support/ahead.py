@@ -90,7 +90,7 @@ class Sharing:
             (why,) = ahead.statistics.not_eligible - before
             if why not in NOT_YET:
                 return why
-            while ahead._asked:
+            while ahead.knowledge.asks:
                 await peer.rows("show server_version")  # the catalog is asked when a lease ends
 
     async def know(self, peer: Peer, request: bytes, seconds: float = 0.0) -> None:

@@ -127,8 +127,9 @@ class Pooler:
         self._reader = threading.Thread(target=self._collect, name="pooler's log", daemon=True)
         self._reader.start()
         self.ready = self.wait_for_event("ready", READY_SECONDS, since=before)
-        self.host, _, port = str(self.ready["addresses"][0]).rpartition(":")
-        self.port = int(port)
+        for address in self.ready["addresses"][:1]:  # the origin of tunnels has none
+            self.host, _, port = str(address).rpartition(":")
+            self.port = int(port)
 
     def stop(self) -> None:
         """Send SIGTERM, wait, and assert that it ended with exit status 0. Stopping twice is fine."""

@@ -37,6 +37,22 @@ def create_roles(pg: LocalPostgres) -> None:
         pg.run_sql(SET_UP.format(password=PASSWORD.replace("'", "''")))
 
 
+def edge_configuration(origin_port: int, pool_size: int, lease_wait: str) -> dict[str, Any]:
+    """The same databases at an edge of a pooler that has them."""
+    return {
+        "users": {role: {"password": PASSWORD} for role in ROLES},
+        "databases": {
+            role: {
+                "origin": f"trio-pool://{role}@127.0.0.1:{origin_port}/{role}?sslmode=disable",
+                "password_env": ORIGIN_PASSWORD_VARIABLE,
+                "pool_size": pool_size,
+            }
+            for role in ROLES
+        },
+        "timeouts": {"lease_wait": lease_wait},
+    }
+
+
 def configuration(pg: LocalPostgres, pool_size: int, lease_wait: str) -> dict[str, Any]:
     """A database for each role, named like it: a pool logs in as the role that its clients log in as."""
     return {

@@ -20,8 +20,9 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from trio_pool.cli import demo_edge
 from trio_pool.cli.load import Load, LoadError, Pgbench
-from trio_pool.cli.postgres import LocalPostgres, PostgresNotFound, PostgresStartError
+from trio_pool.cli.postgres import Auth, LocalPostgres, PostgresNotFound, PostgresStartError
 from trio_pool.cli.serve import leaves
 from trio_pool.config.model import Config
 from trio_pool.daemon.logs import configure_logs
@@ -80,9 +81,9 @@ class Screen:
 
 
 @asynccontextmanager
-async def running_postgres() -> AsyncIterator[LocalPostgres]:
+async def running_postgres(auth: Auth = "trust") -> AsyncIterator[LocalPostgres]:
     """A `LocalPostgres`, started and stopped in a worker thread because both block. Neither is cut short."""
-    pg = LocalPostgres()
+    pg = LocalPostgres(auth=auth)
     await trio.to_thread.run_sync(pg.__enter__)
     try:
         yield pg
@@ -124,6 +125,24 @@ async def demonstrate(port: int, duration: float, screen: Screen) -> None:
                 await _show(service, pg, screen)
                 await trio.sleep(duration)
                 serving.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+    screen.say("Stopped.")
+
+
+async def demonstrate_edge(port: int, duration: float, screen: Screen) -> None:
+    """The demo of an edge; as `demonstrate`."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_signalled, signals, nursery.cancel_scope)
+            screen.say("Starting PostgreSQL, an origin beside it, and an edge ...")
+            secret = demo_edge.new_secret()
+            async with (
+                running_postgres(auth="scram-sha-256") as pg,
+                demo_edge.far_away(pg, port, secret) as (edge, ways),
+            ):
+                await demo_edge.warm(ways)
+                await demo_edge.show(pg, ways, edge, secret, screen)
+                await trio.sleep(duration)
             nursery.cancel_scope.cancel()
     screen.say("Stopped.")
 
@@ -182,12 +201,17 @@ def _invitation(pg: LocalPostgres, address: str, page: str | None) -> Iterator[s
     metavar="SECONDS",
     help="End after serving for so long. Default: at Ctrl-C.",
 )
-def command(port: int, duration: float | None) -> None:
-    """Start a PostgreSQL with the pooler in front of it, show a short load, then serve until Ctrl-C."""
+@click.option("--edge", is_flag=True, help="Show an edge and an origin, with 80 ms between them.")
+def command(port: int, duration: float | None, edge: bool) -> None:
+    """Start a PostgreSQL with the pooler in front of it, show a short load, then serve until Ctrl-C.
+
+    With --edge, show instead what an edge near the application saves when the database is far away.
+    """
+    show = demonstrate_edge if edge else demonstrate
     configure_logs(level="warning")
     problems: list[str] = []
     try:
-        trio.run(demonstrate, port, math.inf if duration is None else duration, Screen())
+        trio.run(show, port, math.inf if duration is None else duration, Screen())
     except* (PostgresNotFound, LookupError) as errors:
         for error in leaves(errors):
             problems.append(f"{error}")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import trio
 
+from trio_pool.cli.endings import EXIT_STATUS
 from trio_pool.cli.reading import read_or_exit
 from trio_pool.config.problems import ConfigurationError
 from trio_pool.config.reader import read
 from trio_pool.daemon.logs import configure_logs
-from trio_pool.daemon.signals import Ending, serve_until_signalled
+from trio_pool.daemon.signals import serve_several_until_signalled, serve_until_signalled
+from trio_pool.daemon.workers.failure import CannotServe
+from trio_pool.net import inherited
 
-EXIT_STATUS = {Ending.IN_ORDER: 0, Ending.AT_ONCE: 1, Ending.GAVE_UP: 10}
-"""Not 2, with which click says that the command line is wrong, nor a number that has a name in systemd."""
+if TYPE_CHECKING:
+    from trio_pool.config.model import Config
+    from trio_pool.daemon.signals import Ending
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -38,7 +44,7 @@ def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 )
 def command(path: Path, log_level: str) -> None:
     """Run the daemon until SIGTERM or SIGINT, which drains; a second one stops at once. SIGHUP reads the
-    configuration again.
+    configuration again; SIGUSR2 starts a new daemon that takes the addresses over, and drains this one.
 
     \b
     Exit status:
@@ -50,8 +56,8 @@ def command(path: Path, log_level: str) -> None:
     config = read_or_exit(path)
     configure_logs(level=log_level)
     try:
-        ending = trio.run(serve_until_signalled, config, path, partial(read, path))
-    except* OSError as errors:
+        ending = trio.run(_serve, config, path, log_level)
+    except* (OSError, CannotServe) as errors:
         for error in leaves(errors):
             click.echo(f"trio-pool: cannot serve: {error}", err=True)
         sys.exit(1)
@@ -60,3 +66,20 @@ def command(path: Path, log_level: str) -> None:
             click.echo(f"trio-pool: cannot serve: {error}", err=True)
         sys.exit(1)
     sys.exit(EXIT_STATUS[ending])
+
+
+async def _serve(config: Config, path: Path, log_level: str) -> Ending:
+    inherited.take_from_systemd()
+    count = config.listen.count_workers(_cores())
+    if count == 1:
+        return await serve_until_signalled(config, path, partial(read, path))
+    from trio_pool.daemon.workers.fleet import Fleet  # only where it is wanted
+
+    return await serve_several_until_signalled(Fleet(config, count, path, partial(read, path), log_level))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -83,7 +83,7 @@ class Screen:
             f"{totals['transactions_per_second']:,.0f} transactions/s, {totals['queries_per_second']:,.0f} "
             f"queries/s, query p50 {span(totals['query']['p50'])}, p99 {span(totals['query']['p99'])}, "
             f"wait p95 {span(totals['wait']['p95'])}, {totals['clients']:,} clients, "
-            f"{totals['waiting']:,} waiting\n"
+            f"{totals['waiting']:,} waiting{_from_memory(totals)}\n"
         )
 
     def _pools(self, now: Json) -> RenderableType:
@@ -114,6 +114,14 @@ class Screen:
                 style="yellow" if pool["waiting"] else "",
             )
         return table
+
+
+def _from_memory(totals: Json) -> str:
+    if not totals.get("cached"):
+        return ""
+    rate = totals["hit_rate"]
+    share = "" if rate is None else f" ({rate:.0%})"
+    return f", {totals['hits_per_second']:,.0f} answers/s from memory{share}"
 
 
 def _leases(now: Json) -> RenderableType:

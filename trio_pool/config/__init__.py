@@ -20,6 +20,7 @@ from trio_pool.config.model import (
     PoolMode,
     Session,
     Unpoolable,
+    WhenStale,
 )
 from trio_pool.config.origin import Origin, SslMode, parse_origin
 from trio_pool.config.problems import ConfigurationError, Fault, Problem, Refused
@@ -58,6 +59,7 @@ __all__ = [
     "UnixAddress",
     "Unpoolable",
     "User",
+    "WhenStale",
     "format_duration",
     "format_size",
     "parse",

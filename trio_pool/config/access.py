@@ -279,4 +279,11 @@ class User:
             "Default: the database's `max_leases_per_user`.",
         ),
     )
+    cache: bool = attrs.field(
+        default=True,
+        metadata=about(
+            kinds.BOOLEAN,
+            "Whether this user's reads may be answered from memory, where the database has a cache.",
+        ),
+    )
     timeouts: ClientTimeouts = attrs.field(factory=ClientTimeouts)

@@ -6,11 +6,12 @@ Looks at a finished model; the only I/O is to ask whether a file can be read.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from trio_pool.config.access import AuthMethod, TlsMode
 from trio_pool.config.address import TcpAddress
-from trio_pool.config.model import CONSOLE_DATABASES
+from trio_pool.config.model import CONSOLE_DATABASES, Invalidation
 from trio_pool.config.origin import SslMode
 from trio_pool.config.problems import Fault
 
@@ -32,6 +33,7 @@ def find_faults(config: Config) -> Iterator[Fault]:
     yield from _check_tls(config)
     yield from _check_methods(config)
     yield from _check_query(config)
+    yield from _check_tunnel(config)
     if not config.databases:
         yield Fault(
             "no database is configured",
@@ -44,9 +46,12 @@ def find_faults(config: Config) -> Iterator[Fault]:
 
 def _check_addresses(config: Config) -> Iterator[Fault]:
     addresses = config.listen.addresses
-    if not addresses:
+    if not addresses and not config.tunnel.dial:
         yield Fault(
-            "is empty", 'write at least one address, such as "127.0.0.1:6432"', ("listen", "addresses")
+            "is empty",
+            'write at least one address, such as "127.0.0.1:6432"',
+            ("listen", "addresses"),
+            (("tunnel", "dial"),),
         )
     for index, address in enumerate(addresses):
         if address in addresses[:index] and not (isinstance(address, TcpAddress) and address.port == 0):
@@ -77,8 +82,9 @@ def _check_methods(config: Config) -> Iterator[Fault]:
         (rule.method, ("auth", "rules", index, "method")) for index, rule in enumerate(config.auth.rules)
     ]
     tls = config.listen.tls
+    by_tunnel = bool(config.tunnel.dial) and not config.listen.addresses  # whose TLS is its own
     for method, at in methods:
-        if method is not AuthMethod.CERT:
+        if method is not AuthMethod.CERT or by_tunnel:
             continue
         if tls.mode is TlsMode.DISABLE:
             yield Fault(
@@ -142,6 +148,58 @@ def _check_query(config: Config) -> Iterator[Fault]:
             )
 
 
+def _check_tunnel(config: Config) -> Iterator[Fault]:
+    listen = config.tunnel.listen
+    if listen is not None:
+        at: KeyPath = ("tunnel", "listen")
+        for name, path in (
+            ("certificate", listen.certificate),
+            ("key", listen.key),
+            ("client_ca", listen.client_ca),
+        ):
+            yield from _check_file(path, (*at, name))
+        if not listen.origins:
+            yield Fault("is empty, so no origin may connect", "name the origins", (*at, "origins"))
+        if listen.address.port and listen.address in (*config.listen.addresses, config.http.address):
+            yield Fault(f'"{listen.address}" is taken already', "use another port", (*at, "address"))
+        if config.listen.workers != 1:
+            yield Fault(
+                "each tunnel leads to one process, so several workers cannot share them",
+                "set workers = 1 in [listen] of an edge with tunnels",
+                at,
+                (("listen", "workers"),),
+            )
+    for name, dial in config.tunnel.dial.items():
+        at = ("tunnel", "dial", name)
+        for key, path in (("certificate", dial.certificate), ("key", dial.key), ("ca", dial.ca)):
+            yield from _check_file(path, (*at, key))
+        if not dial.edges:
+            yield Fault("is empty", 'name an edge, such as "edge.example:7432"', (*at, "edges"))
+    for name, database in config.databases.items():
+        if database.origin.tunnel:
+            yield from _check_tunnelled(config, ("databases", name, "origin"), database)
+
+
+def _check_tunnelled(config: Config, at: KeyPath, database: Database) -> Iterator[Fault]:
+    listen = config.tunnel.listen
+    if listen is None:
+        yield Fault(
+            "the origin is reached by tunnels, and nothing listens for them",
+            "add [tunnel.listen], or leave via=tunnel out",
+            at,
+            (("tunnel",),),
+        )
+        return
+    for host, _ in database.origin.hosts:
+        if listen.origins and host not in listen.origins:
+            yield Fault(
+                f'"{host}" is no origin that may come by a tunnel',
+                "add it to origins of [tunnel.listen], or correct the host",
+                at,
+                (("tunnel", "listen"),),
+            )
+
+
 def _check_database(name: str, database: Database) -> Iterator[Fault]:
     at: KeyPath = ("databases", name)
     origin = database.origin
@@ -161,6 +219,7 @@ def _check_database(name: str, database: Database) -> Iterator[Fault]:
             (*at, "max_servers"),
             ((*at, "min_pool_size"),),
         )
+    yield from _check_replication(database, (*at, "cache"))
     if origin.password is not None and origin.user is None:
         yield Fault(
             "the origin has a password and no user",
@@ -172,6 +231,44 @@ def _check_database(name: str, database: Database) -> Iterator[Fault]:
     if origin.sslmode is not SslMode.DISABLE:
         for path in (origin.sslrootcert, origin.sslcert, origin.sslkey):
             yield from _check_file(path, (*at, "origin"))
+
+
+def _check_replication(database: Database, at: KeyPath) -> Iterator[Fault]:
+    """Whether the stream of changes knows as whom to log in, and how to call its slots."""
+    cache = database.cache
+    user: KeyPath = (*at, "replication_user")
+    if cache.replication_password is not None and cache.replication_user is None:
+        yield Fault("has a password for replication and no user", "add replication_user", at, (user,))
+    if cache.slot is not None and re.fullmatch("[a-z0-9_]{1,50}", cache.slot) is None:
+        yield Fault(
+            f'"{cache.slot}" cannot begin the name of a slot',
+            "use lower-case letters, digits and underscores, 50 at most",
+            (*at, "slot"),
+        )
+    if len(cache.publication.encode()) > 63:
+        yield Fault("is longer than the 63 bytes of a name in PostgreSQL", "shorten it", (*at, "publication"))
+    if not cache.enabled or cache.invalidation is not Invalidation.REPLICATION:
+        return
+    if database.origin.user is None and cache.replication_user is None:
+        yield Fault(
+            "the origin names no user, so nobody can stream its changes",
+            "set replication_user",
+            (*at, "invalidation"),
+            ((*at[:-1], "origin"), user),
+        )
+    if database.origin.link:
+        yield Fault(
+            "changes cannot be streamed through another trio-pool",
+            'use invalidation = "writes", or cache there',
+            (*at, "invalidation"),
+            ((*at[:-1], "origin"),),
+        )
+    if database.name == "*":
+        yield Fault(
+            "changes can be streamed of one database only",
+            'give the database a table of its own, or use invalidation = "writes"',
+            (*at, "invalidation"),
+        )
 
 
 def _check_file(path: Path | None, at: KeyPath) -> Iterator[Fault]:

@@ -222,6 +222,13 @@ def _read_lasting_span(value: object, base: Path) -> float:
     return seconds
 
 
+def _read_lasting_time(value: object, base: Path) -> float:
+    seconds = _read_duration(value, base)
+    if seconds == OFF:
+        raise refuse("0 is no length of time", 'write a string with a unit, such as "10s"')
+    return seconds
+
+
 def _read_size(value: object, base: Path) -> int:
     size = parse_size(_read_quantity(value, "size", "MB"))
     if not size:
@@ -252,7 +259,16 @@ def _read_secret(value: object, base: Path) -> Secret:
     return Secret(_read_text(value, base))
 
 
+def _read_share(value: object, base: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_type(value, "a number", "write a number from 0 to 1, such as 0.01")
+    if not 0 <= value <= 1:
+        raise refuse(f"{value} is not between 0 and 1", "write a part of the whole, such as 0.01")
+    return float(value)
+
+
 BOOLEAN = Kind("boolean", _read_boolean)
+SHARE = Kind("number", _read_share, lambda share: f"{share:g}")
 TEXT = Kind("string", _read_text)
 FILE = Kind("file", _read_file, lambda path: _spell(str(path)))
 SECRET = Kind("string", _read_secret, repr)
@@ -272,5 +288,7 @@ DURATION = Kind("duration", _read_duration, lambda seconds: _spell(format_durati
 """A limit: "0" is ``OFF``."""
 SPAN = attrs.evolve(DURATION, read=_read_span)
 """A length of time in which something happens: "0" is none at all."""
+LASTING_TIME = attrs.evolve(DURATION, read=_read_lasting_time)
+"""A length of time in which something happens again and again: "0" is refused."""
 LASTING_SPAN = attrs.evolve(DURATION, read=_read_lasting_span)
 """A length of time where "0" could be taken either way, and is refused."""

@@ -16,6 +16,7 @@ from trio_pool.config import kinds
 from trio_pool.config.access import Auth, Listen
 from trio_pool.config.kinds import about
 from trio_pool.config.timeouts import Timeouts
+from trio_pool.config.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from trio_pool.config.access import User
     from trio_pool.config.address import TcpAddress
     from trio_pool.config.origin import Origin
+    from trio_pool.config.secret import Secret
 
+LINK_METADATA = 60.0
+"""Seconds. A crossing saved is worth the error that a driver may get when others have changed a type."""
+SPARE_LINKS = 2
+"""Opening a link takes several round trips of a long way, so it is done before somebody waits for it."""
 CONSOLE_DATABASES = frozenset({"trio_pool", "pgbouncer"})
 """Names that lead to the console and never to an origin."""
 
@@ -49,6 +55,13 @@ class Invalidation(StrEnum):
     TTL = "ttl"
     WRITES = "writes"
     REPLICATION = "replication"
+
+
+class WhenStale(StrEnum):
+    """What a cache does while it does not learn of writes that are made elsewhere."""
+
+    BYPASS = "bypass"
+    SERVE = "serve"
 
 
 @attrs.frozen
@@ -114,6 +127,76 @@ class Cache:
             kinds.choice(Invalidation),
             "What ends an answer before its time: nothing (`ttl`), writes that pass through here (`writes`), "
             "or those made elsewhere too (`replication`).",
+        ),
+    )
+    when_stale: WhenStale = attrs.field(
+        default=WhenStale.BYPASS,
+        metadata=about(
+            kinds.choice(WhenStale),
+            "With `replication`, while the stream of changes is away or more than `max_lag` behind: ask the "
+            "origin (`bypass`), or answer from memory within `max_age` all the same (`serve`).",
+        ),
+    )
+    max_lag: float = attrs.field(
+        default=1.0,
+        metadata=about(
+            kinds.LASTING_SPAN,
+            "With `replication`, how old the proof may be that every change up to then has been taken into "
+            "account.",
+        ),
+    )
+    strict: bool = attrs.field(
+        default=False,
+        metadata=about(
+            kinds.BOOLEAN,
+            "With a `trio-pool://` origin: it tells nobody that something is written before this cache knows "
+            "it, so that nobody reads here what was before. Otherwise this takes one crossing.",
+        ),
+    )
+    publication: str = attrs.field(
+        default="trio_pool",
+        metadata=about(
+            kinds.TEXT,
+            "The publication that changes are streamed of. It is made, kept up to date and removed, unless "
+            "there is one that trio-pool has not made: that is used as it is.",
+        ),
+    )
+    slot: str | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.TEXT,
+            "How the names of the temporary replication slots begin; letters, digits and underscores. "
+            "Default: the name of the publication.",
+        ),
+    )
+    max_slot_wal: int = attrs.field(
+        default=1 << 30,
+        metadata=about(
+            kinds.SIZE,
+            "WAL that a replication slot may hold back at the origin. Then it is given up for a while.",
+        ),
+    )
+    replication_user: str | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.TEXT,
+            "The user that streams changes. Default: the origin's user. Needed where an origin names none.",
+        ),
+    )
+    replication_password: Secret | None = None
+    dry_run: bool = attrs.field(
+        default=False,
+        metadata=about(
+            kinds.BOOLEAN,
+            "Keep answers and count what they would have answered, but answer nothing from memory.",
+        ),
+    )
+    verify: float = attrs.field(
+        default=0.0,
+        metadata=about(
+            kinds.SHARE,
+            "The part of the answers from memory, from `0` to `1`, that are asked of the database again to "
+            "compare them. What differs is counted, logged and replaced.",
         ),
     )
 
@@ -189,8 +272,39 @@ class Database:
             "not counted.",
         ),
     )
+    statement_metadata: float | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.SPAN,
+            "For how long Parse and Describe of a statement are answered from what a server has said before. "
+            "Changes of the schema that pass through here end it at once. `0` asks the server each time. "
+            'Default: 0, where the origin is another trio-pool `"60s"`.',
+        ),
+    )
+    spare_pool_size: int | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.integer(0, kinds.MOST_SERVERS),
+            "Server connections kept ready beyond those in use, and one more for every four of them; "
+            "`0` opens one when a client has to wait. Default: 0, where the origin is another trio-pool 2.",
+        ),
+    )
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     cache: Cache = attrs.field(factory=Cache)
+
+    @property
+    def metadata_age(self) -> float:
+        """Seconds for which a statement is described from memory."""
+        if self.statement_metadata is not None:
+            return self.statement_metadata
+        return LINK_METADATA if self.origin.link else 0.0
+
+    @property
+    def spares(self) -> int:
+        """Server connections to keep ready beyond those that are in use."""
+        if self.spare_pool_size is not None:
+            return self.spare_pool_size
+        return SPARE_LINKS if self.origin.link else 0
 
 
 @attrs.frozen
@@ -228,6 +342,7 @@ class Config:
     session: Session = attrs.field(factory=Session)
     admin: Admin = attrs.field(factory=Admin)
     http: Http = attrs.field(factory=Http)
+    tunnel: Tunnel = attrs.field(factory=Tunnel)
 
     def timeouts_for(self, database: Database, user: str) -> Timeouts:
         """All time limits of a user's clients of a database; the user's own come before the database's.

@@ -2,6 +2,10 @@
 
 Parsed from a URL in libpq's form (PostgreSQL 18, section 32.1.1.2 "Connection URIs"). The URL may hold a
 password, so a refusal quotes no part of it before it is certain where the password ends.
+
+The scheme `trio-pool` names an origin that is another trio-pool. What it takes to get there is the same; the
+defaults are those of a long way through networks that belong to others: an encrypted and verified connection,
+TLS without being asked for, and a silent network noticed within seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_PORT = 5432
+LINK_PORT = 6432
+"""Of a trio-pool."""
+_TUNNEL = "tunnel"
+"""The one value of `via`."""
 
 W = TypeVar("W", bound=StrEnum)
 
@@ -35,6 +43,13 @@ class SslMode(StrEnum):
     REQUIRE = "require"
     VERIFY_CA = "verify-ca"
     VERIFY_FULL = "verify-full"
+
+
+class SslNegotiation(StrEnum):
+    """libpq's ``sslnegotiation``: whether TLS is asked for, or begun at once, which saves a round trip."""
+
+    POSTGRES = "postgres"
+    DIRECT = "direct"
 
 
 class TargetSessionAttrs(StrEnum):
@@ -70,9 +85,16 @@ class TcpOptions:
     tcp_user_timeout: int = 0
 
 
+LINK_TCP = TcpOptions(keepalives_idle=5, keepalives_interval=2, keepalives_count=5, tcp_user_timeout=15_000)
+"""A link that is silent because nothing is under way, and one that swallows what is sent, are both given up
+after 15 seconds, and survive an outage of 10.
+"""
+
+
 @attrs.frozen
 class Origin:
-    """One PostgreSQL, or several of which some will do, as ``target_session_attrs`` says.
+    """One PostgreSQL, or several of which some will do, as ``target_session_attrs`` says; or, if it is a
+    ``link``, one or several trio-pools.
 
     A host that starts with "/" is the directory of a Unix socket. Without ``user`` the pool logs in as the
     client's user. ``dbname`` is None only behind the database "*", until ``Config.database`` names it.
@@ -88,19 +110,28 @@ class Origin:
     sslrootcert: Path | None = None
     sslcert: Path | None = None
     sslkey: Path | None = None
+    sslnegotiation: SslNegotiation = SslNegotiation.POSTGRES
     target_session_attrs: TargetSessionAttrs = TargetSessionAttrs.ANY
     load_balance_hosts: LoadBalanceHosts = LoadBalanceHosts.DISABLE
     tcp: TcpOptions = TcpOptions()
     parameters: dict[str, str] = attrs.field(factory=dict, hash=False)
+    link: bool = False
+    tunnel: bool = False
+    """Whether its hosts are names of origins that connect to us (``[tunnel.listen]``)."""
 
     def __str__(self) -> str:
         """The URL, without the password."""
+        usual = _defaults(self.link)
         user = f"{quote(self.user, safe='')}@" if self.user is not None else ""
-        hosts = ",".join(f"{_spell_host(host)}:{port}" for host, port in self.hosts)
+        hosts = ",".join(
+            _spell_host(host) if self.tunnel else f"{_spell_host(host)}:{port}" for host, port in self.hosts
+        )
         dbname = f"/{quote(self.dbname, safe='')}" if self.dbname is not None else ""
         query: dict[str, str] = {}
-        if self.sslmode is not SslMode.PREFER:
+        if self.sslmode is not usual.sslmode:
             query["sslmode"] = self.sslmode
+        if self.sslnegotiation is not usual.sslnegotiation:
+            query["sslnegotiation"] = self.sslnegotiation
         for name in ("sslrootcert", "sslcert", "sslkey"):
             if (path := getattr(self, name)) is not None:
                 query[name] = str(path)
@@ -109,37 +140,60 @@ class Origin:
         if self.load_balance_hosts is not LoadBalanceHosts.DISABLE:
             query["load_balance_hosts"] = self.load_balance_hosts
         for field in attrs.fields(TcpOptions):
-            if (number := getattr(self.tcp, field.name)) != field.default:
+            if (number := getattr(self.tcp, field.name)) != getattr(usual.tcp, field.name):
                 query[field.name] = str(number)
+        if self.tunnel:
+            query["via"] = _TUNNEL
         query |= self.parameters
         joined = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
-        return f"postgresql://{user}{hosts}{dbname}" + (f"?{joined}" if joined else "")
+        scheme = "trio-pool" if self.link else "postgresql"
+        return f"{scheme}://{user}{hosts}{dbname}" + (f"?{joined}" if joined else "")
+
+
+_POSTGRESQL = Origin(hosts=())
+_TRIO_POOL = Origin(
+    hosts=(),
+    sslmode=SslMode.VERIFY_FULL,
+    sslnegotiation=SslNegotiation.DIRECT,
+    tcp=LINK_TCP,
+    link=True,
+)
+
+
+def _defaults(link: bool) -> Origin:
+    """What a URL need not say."""
+    return _TRIO_POOL if link else _POSTGRESQL
 
 
 PARAMETERS = {
     "host": "Host, or directory of a Unix socket when it starts with `/`; several separated by commas. "
     "Replaces the hosts before the path.",
-    "port": "One port for all hosts, or as many as there are hosts.",
+    "port": "One port for all hosts, or as many as there are hosts. Default: 5432, of a trio-pool 6432.",
     "user": "User to log in as.",
     "password": "Password of that user; a password key of the table comes before it.",
     "dbname": "Database at the origin. Default: the name that clients connect to.",
-    "sslmode": "`disable`, `allow`, `prefer` (default), `require`, `verify-ca` or `verify-full`, as in "
-    "libpq.",
+    "sslmode": "`disable`, `allow`, `prefer` (default), `require`, `verify-ca` or `verify-full` (default of "
+    "`trio-pool://`), as in libpq.",
+    "sslnegotiation": "`postgres` (default): ask for TLS; `direct` (default of `trio-pool://`): begin with "
+    "it. That saves a round trip; PostgreSQL 17, `sslmode` `require` or more.",
     "sslrootcert": "PEM file of the certificate authorities to trust. Default, and `system`: those of the "
     "system.",
     "sslcert": "PEM file of the certificate to present.",
     "sslkey": "PEM file of its key. Default: in the file of `sslcert`.",
+    "via": "`tunnel`: the hosts are names of origins that connect to this trio-pool (`[tunnel.listen]`), "
+    "which answers for encryption and certificates. Default: hosts are connected to.",
     "target_session_attrs": "Which hosts will do: `any` (default), `read-write`, `read-only`, `primary`, "
     "`standby`, or `prefer-standby`, which takes another only if there is no standby, as in libpq.",
     "load_balance_hosts": "`disable` (default): hosts are tried in order; `random`: in any order, anew for "
     "each connection.",
     "keepalives": "`1` (default): TCP keep-alive; `0`: none.",
     "keepalives_idle": "Seconds of silence before the first keep-alive. Default of this and those below, and "
-    "`0`: the system's.",
+    "`0`: the system's. Defaults of `trio-pool://`: 5, 2, 5 and 15000, so that a dead link is noticed within "
+    "15 seconds.",
     "keepalives_interval": "Seconds between keep-alives that are not answered.",
     "keepalives_count": "How many of them may stay unanswered before the connection is lost.",
     "tcp_user_timeout": "Milliseconds that sent data may stay unacknowledged before the connection is lost; "
-    "Linux only.",
+    "Linux only. Of a `trio-pool://`, less than 3000 counts as 3000.",
     "application_name": "Reported to the origin for a client that reports none.",
     "options": "Settings in the form `-c name=value`, sent in the startup message.",
 }
@@ -164,19 +218,18 @@ _ELSEWHERE = {
     "client_encoding": "leave it out, every client brings its own",
     "channel_binding": "leave it out, it is not supported yet",
     "gssencmode": "leave it out, connections to an origin never use GSSAPI",
-    "sslnegotiation": "leave it out, it is not supported yet",
 }
 
 
 def parse_origin(text: str, base: Path) -> Origin:
     """The origin of a ``postgresql://`` URL; files are relative to ``base``. Raises ``Refused``."""
     scheme, separator, rest = text.partition("://")
-    if scheme == "trio-pool" and separator:
+    if scheme not in {"postgresql", "postgres", "trio-pool"} or not separator:
         raise refuse(
-            "an origin that is another trio-pool is not supported yet", "name a postgresql:// origin"
+            "the origin is not a URL of PostgreSQL or of a trio-pool",
+            'write "postgresql://user@host:5432/database"',
         )
-    if scheme not in {"postgresql", "postgres"} or not separator:
-        raise refuse("the origin is not a URL of PostgreSQL", 'write "postgresql://user@host:5432/database"')
+    usual = _defaults(scheme == "trio-pool")
     authority, path, query = _split(rest)
     login, _, hosts = authority.rpartition("@")
     user, colon, password = login.partition(":")
@@ -185,20 +238,54 @@ def parse_origin(text: str, base: Path) -> Origin:
         "password": _decode(password) if colon else "",
         "dbname": _decode(path),
     } | _parse_query(query)
+    sslmode = _parse_word(given, "sslmode", usual.sslmode)
     return Origin(
-        hosts=_parse_hosts(hosts, given.get("host"), given.get("port")),
+        hosts=_parse_hosts(
+            hosts, given.get("host"), given.get("port"), LINK_PORT if usual.link else DEFAULT_PORT
+        ),
         user=given["user"] or None,
         password=Secret(given["password"]) if given["password"] else None,
         dbname=given["dbname"] or None,
-        sslmode=_parse_word(given, "sslmode", SslMode.PREFER),
+        sslmode=sslmode,
         sslrootcert=None if given.get("sslrootcert") == "system" else _file(given, "sslrootcert", base),
         sslcert=_file(given, "sslcert", base),
         sslkey=_file(given, "sslkey", base),
+        sslnegotiation=_parse_negotiation(given, sslmode, usual.sslnegotiation),
         target_session_attrs=_parse_word(given, "target_session_attrs", TargetSessionAttrs.ANY),
         load_balance_hosts=_parse_word(given, "load_balance_hosts", LoadBalanceHosts.DISABLE),
-        tcp=TcpOptions(**{name: _parse_number(given, name) for name in _MOST if name in given}),
+        tcp=attrs.evolve(usual.tcp, **{name: _parse_number(given, name) for name in _MOST if name in given}),
         parameters={name: given[name] for name in _STARTUP_PARAMETERS if name in given},
+        link=usual.link,
+        tunnel=_is_tunnel(given),
     )
+
+
+def _is_tunnel(given: Mapping[str, str]) -> bool:
+    """TLS is the tunnel's own, so parameters about it are refused rather than without effect."""
+    via = given.get("via")
+    if via is None:
+        return False
+    if via != _TUNNEL:
+        raise refuse("the origin has an unknown via", f'use "{_TUNNEL}", or leave it out')
+    for name in ("sslmode", "sslnegotiation", "sslrootcert", "sslcert", "sslkey", "port"):
+        if name in given:
+            raise refuse(
+                f"the origin has the parameter {name}, which has no use with via={_TUNNEL}",
+                "leave it out, see [tunnel.listen]",
+            )
+    return True
+
+
+def _parse_negotiation(given: Mapping[str, str], mode: SslMode, default: SslNegotiation) -> SslNegotiation:
+    """As in libpq, TLS is begun unasked only where it is not a mere preference: there is no falling back."""
+    weak = mode in (SslMode.DISABLE, SslMode.ALLOW, SslMode.PREFER)
+    negotiation = _parse_word(given, "sslnegotiation", SslNegotiation.POSTGRES if weak else default)
+    if weak and negotiation is SslNegotiation.DIRECT:
+        raise refuse(
+            f"the origin has sslnegotiation=direct and the weak sslmode {mode}",
+            "set sslmode to require, verify-ca or verify-full",
+        )
+    return negotiation
 
 
 def _split(rest: str) -> tuple[str, str, str]:
@@ -267,7 +354,9 @@ def _unknown_parameter(name: str, given: Mapping[str, str]) -> Fault:
     return Fault(f'the origin has the unknown parameter "{name}"', f'the nearest known one is "{nearest}"')
 
 
-def _parse_hosts(authority: str, host: str | None, port: str | None) -> tuple[tuple[str, int], ...]:
+def _parse_hosts(
+    authority: str, host: str | None, port: str | None, usual_port: int
+) -> tuple[tuple[str, int], ...]:
     """The hosts and ports; as in libpq, what the query says replaces what stands before the path."""
     pairs = [_split_host(part) for part in authority.split(",")]
     hosts = [name for name, _ in pairs] if host is None else host.split(",")
@@ -285,7 +374,10 @@ def _parse_hosts(authority: str, host: str | None, port: str | None) -> tuple[tu
             'write "postgresql://host/database", or "postgresql:///database?host=/run/postgresql" for a Unix '
             "socket",
         )
-    return tuple((_check_host(name), _parse_port(number)) for name, number in zip(hosts, ports, strict=True))
+    return tuple(
+        (_check_host(name), _parse_port(number, usual_port))
+        for name, number in zip(hosts, ports, strict=True)
+    )
 
 
 def _split_host(part: str) -> tuple[str, str]:
@@ -310,9 +402,9 @@ def _check_host(host: str) -> str:
     return host
 
 
-def _parse_port(port: str) -> int:
+def _parse_port(port: str, usual: int) -> int:
     if not port:
-        return DEFAULT_PORT
+        return usual
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise refuse(
             "a port of the origin is not a number from 1 to 65535",

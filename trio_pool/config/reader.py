@@ -26,6 +26,7 @@ from trio_pool.config.origin import Origin
 from trio_pool.config.problems import ConfigurationError, Fault, KeyPath, Problem, Refused
 from trio_pool.config.secret import Secret
 from trio_pool.config.timeouts import ClientTimeouts, Timeouts
+from trio_pool.config.tunnel import Tunnel, TunnelDial, TunnelListen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +121,7 @@ class _Reading:
             session=Session(**self._keys(tables.SESSION, data, ("session",))),
             admin=Admin(**self._keys(tables.ADMIN, data, ("admin",))),
             http=Http(**self._keys(tables.HTTP, data, ("http",))),
+            tunnel=self._tunnel(data),
         )
         for fault in [fault for fault in find_faults(config) if self._is_well_founded(fault)]:
             self._report((), fault)
@@ -171,8 +173,42 @@ class _Reading:
             origin,
             **values,
             timeouts=attrs.evolve(general, **self._keys(tables.DATABASE_TIMEOUTS, table, (*at, "timeouts"))),
-            cache=Cache(**self._keys(tables.CACHE, table, (*at, "cache"))),
+            cache=self._cache(table, (*at, "cache")),
         )
+
+    def _cache(self, database: Mapping[str, object], at: KeyPath) -> Cache:
+        values = self._keys(tables.CACHE, database, at)
+        password = self._password(values, at, tables.ReplicationPasswordSource)
+        return Cache(**values, replication_password=password)
+
+    def _tunnel(self, data: Mapping[str, object]) -> Tunnel:
+        table = self._table(data, ("tunnel",))
+        self._report_unknown(table, ("tunnel",), ("listen", "dial"))
+        listen = None
+        if "listen" in table:
+            listen = self._complete(TunnelListen, tables.TUNNEL_LISTEN, table, ("tunnel", "listen"))
+        dial = {}
+        dialled = self._table(table, ("tunnel", "dial"))
+        for name in dialled:
+            edges = self._complete(
+                TunnelDial, tables.TUNNEL_DIAL, dialled, ("tunnel", "dial", name), name=name
+            )
+            if edges is not None:
+                dial[name] = edges
+        return Tunnel(listen, dial)
+
+    def _complete(
+        self,
+        model: Callable[..., _Entry],
+        table: Table,
+        around: Mapping[str, object],
+        at: KeyPath,
+        **more: object,
+    ) -> _Entry | None:
+        """The model of a table; None if something required was missing or refused, which is reported."""
+        values = self._keys(table, around, at)
+        required = {name for name, (_, field) in table.keys.items() if field.default is attrs.NOTHING}
+        return model(**values, **more) if required <= values.keys() else None
 
     def _named(
         self,

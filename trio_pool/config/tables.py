@@ -11,6 +11,7 @@ from trio_pool.config.access import Auth, Listen, ListenTLS, Rule, User
 from trio_pool.config.kinds import about, keys_of
 from trio_pool.config.model import Admin, Cache, Database, Http, Session
 from trio_pool.config.timeouts import ClientTimeouts, Timeouts
+from trio_pool.config.tunnel import TunnelDial, TunnelListen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,25 @@ class QueryPasswordSource:
         default=None, metadata=about(kinds.TEXT, "Name of the environment variable that has that password.")
     )
     query_password_file: Path | None = attrs.field(
+        default=None,
+        metadata=about(kinds.FILE, "File that has that password. A line break at its end does not count."),
+    )
+
+
+@attrs.frozen
+class ReplicationPasswordSource:
+    """The same for the user that streams changes."""
+
+    replication_password: Secret | None = attrs.field(
+        default=None,
+        metadata=about(
+            kinds.SECRET, "The password of `replication_user`. At most one of these three keys is given."
+        ),
+    )
+    replication_password_env: str | None = attrs.field(
+        default=None, metadata=about(kinds.TEXT, "Name of the environment variable that has that password.")
+    )
+    replication_password_file: Path | None = attrs.field(
         default=None,
         metadata=about(kinds.FILE, "File that has that password. A line break at its end does not count."),
     )
@@ -114,18 +134,32 @@ DATABASE_TIMEOUTS = Table(
     "The keys of `[timeouts]`. What is given here comes before what is given there, for this database.",
     repeats=True,
 )
-CACHE = Table("databases.<name>.cache", (Cache,), "The query cache of the database.")
+CACHE = Table(
+    "databases.<name>.cache", (Cache, ReplicationPasswordSource), "The query cache of the database."
+)
 TIMEOUTS = Table("timeouts", (Timeouts,), "Time limits. `0` is off.")
 SESSION = Table("session", (Session,), "How the state of client sessions is carried along.")
 ADMIN = Table("admin", (Admin,), "The console.")
 HTTP = Table("http", (Http,), "Metrics, health and the status page.")
+TUNNEL_LISTEN = Table(
+    "tunnel.listen",
+    (TunnelListen,),
+    "At an edge: where origins that cannot be connected to connect by themselves. Both sides show a "
+    "certificate. The files are read anew for each connection.",
+)
+TUNNEL_DIAL = Table(
+    "tunnel.dial.<name>",
+    (TunnelDial,),
+    "At an origin: edges that it connects to, by a name for the log. With it, `addresses` of `[listen]` may "
+    "be empty. The files are read anew for each connection.",
+)
 
 TABLES = (
     LISTEN, LISTEN_TLS, AUTH, RULE, USER, USER_TIMEOUTS, DATABASE, DATABASE_TIMEOUTS, CACHE, TIMEOUTS,
-    SESSION, ADMIN, HTTP,
+    SESSION, ADMIN, HTTP, TUNNEL_LISTEN, TUNNEL_DIAL,
 )  # fmt: skip
 
-TOP_LEVEL = ("listen", "auth", "users", "databases", "timeouts", "session", "admin", "http")
+TOP_LEVEL = ("listen", "auth", "users", "databases", "timeouts", "session", "admin", "http", "tunnel")
 
 
 def homes_of(name: str) -> list[str]:

@@ -105,6 +105,15 @@ class Timeouts:
             kinds.DURATION, "A graceful stop: open transactions may end by then. `0` waits for all of them."
         ),
     )
+    hand_over: float = attrs.field(
+        default=300.0,
+        metadata=about(
+            kinds.DURATION,
+            "After a hand-over to a newer process, its predecessor keeps the clients that it has. Then they "
+            "are sent away between their transactions, as at a stop. `0` waits until they leave by "
+            "themselves.",
+        ),
+    )
 
 
 def _limit(name: str) -> float | None:

@@ -41,6 +41,10 @@ def configure(service: Service, config: Config, reception: Reception, contexts: 
     service.keepalive = contexts.keepalive
     if config.listen.tcp_user_timeout != before.listen.tcp_user_timeout:
         service.watch_for_lost()
+    if service.tunnels is not None and config.tunnel.listen is not None:
+        service.tunnels.configure(config.tunnel.listen)
+    if not service.stopping:
+        service.dialling.configure(config.tunnel.dial)
     for name, capacity in list(service.capacities.items()):
         database = config.database(name)
         if database is not None and database.max_servers:
@@ -49,6 +53,7 @@ def configure(service: Service, config: Config, reception: Reception, contexts: 
             del service.capacities[name]
     for key, origin in list(service.pools.items()):
         _configure_pool(service, key, origin, contexts)
+    service.caches.settle(config)
     _configure_lookups(service, contexts)
     for client in service.clients.by_id.values():
         configure_client(service, client)
@@ -73,15 +78,20 @@ def _configure_pool(service: Service, key: PoolKey, origin: OriginPool, contexts
             _retire(service, origin)
     if origin.retired and (not origin.own or database.origin.user is None):
         origin.retired = False
+    database = service.share_of(database)
+    new_key = PoolKey(key.database, user)
+    if new_key != key and service.office is not None:
+        service.office.rename(key, new_key)
     table = database.name if database.name in service.config.databases else "*"
     origin.configure(
         database,
-        OriginAccess.to(database, user, secret, contexts.of[table]),
+        OriginAccess.to(database, user, secret, contexts.of[table], service.tunnels),
         limits=service.config.session,
         lease_bounds=service.config.lease_bounds(database),
-        capacity=service.capacity_of(database),
+        capacity=service.capacity_of(database, new_key),
+        room=service.caches.room(service.config, database),
+        schema=service.caches.freshness_of(database),
     )
-    new_key = PoolKey(key.database, user)
     if new_key != key and new_key not in service.pools:
         service.pools[new_key] = service.pools.pop(key)
 
@@ -137,6 +147,10 @@ def configure_client(service: Service, client: Client) -> None:
     session.shares = origin.releases
     session.rejects = origin.releases and limits.unpoolable is Unpoolable.REJECT
     session.defers_begin = limits.deferred_begin
+    session.watch = origin.watch
+    user = service.config.users.get(client.user)
+    client.cached = None if user is not None and not user.cache else origin.cached
+    client.shelf = None
 
 
 def _removed(database: str) -> ClientFault:

@@ -8,45 +8,40 @@ Counting is done where things happen (`Traffic`, `PoolStatistics`, `AheadStatist
 from __future__ import annotations
 
 import os
-import time
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
 
 from trio_pool import __version__
-from trio_pool.daemon.seen import (
-    ClientSeen,
-    ConsoleSeen,
-    OriginSeen,
-    PoolSeen,
-    PreparedSeen,
-    ProcessSeen,
-    ServerSeen,
-    Spans,
+from trio_pool.daemon.looking import (
+    Clock,
+    Tally,
+    seen_client,
+    seen_console,
+    seen_pool,
+    seen_prepared,
+    seen_server,
+    servers_of,
 )
+from trio_pool.daemon.seen import CacheSeen, MemorySeen, OriginSeen, ProcessSeen, Spans, TunnelSeen
 from trio_pool.errors import Reason
 from trio_pool.net.client import Client
 from trio_pool.net.conversation import Conversation
-from trio_pool.net.server import Server
-from trio_pool.net.sockets import local_end, remote_end
-from trio_pool.net.transport import TLSTransport
-from trio_pool.pooling.pool import ServerState
-from trio_pool.protocol.client import ClientState
-from trio_pool.protocol.sql import without_constants
 from trio_pool.protocol.statements import Statement
-from trio_pool.wire.tags import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from trio_pool.daemon.console.samples import Stats
+    from trio_pool.daemon.seen import ClientSeen, ConsoleSeen, PoolSeen, PreparedSeen, ServerSeen
     from trio_pool.daemon.service import Service
     from trio_pool.errors import ServerFault
-    from trio_pool.net.clients import Console
-    from trio_pool.net.leaseholder import Leaseholder
+    from trio_pool.net.changes import Changes
     from trio_pool.net.origin import OriginPool
-    from trio_pool.net.transport import Transport
 
 
 CLIENTS_AT_ONCE = 500
@@ -59,18 +54,20 @@ class Census:
     """Looks at a service whenever it is asked. Nothing is kept."""
 
     service: Service
+    worker: int = 0
+    """Which of several processes this one is."""
 
     @property
     def now(self) -> float:
         """Unix time."""
-        return _Clock().system(trio.current_time())
+        return Clock().system(trio.current_time())
 
     def process(self) -> ProcessSeen:
         service = self.service
         return ProcessSeen(
             process_id=os.getpid(),
             version=__version__,
-            started_at=_Clock().system(service.started_at),
+            started_at=Clock().system(service.started_at),
             connections=service.clients.connections,
             clients=len(service.clients),
             max_clients=service.clients.limit,
@@ -80,6 +77,7 @@ class Census:
             lag=Spans.of(service.lag.delays),
             longest_lag=service.lag.longest,
             turned_away=dict(service.turned_away),
+            leased=sum(len(origin.pool.leased) for origin in service.pools.values()),
         )
 
     async def origins(self) -> list[OriginSeen]:
@@ -113,9 +111,13 @@ class Census:
         """All pools, in the order in which they were made."""
         now = trio.current_time()
         tallies = _tallies(self.service.pools.values())
-        for client in self.service.clients.by_id.values():
+        for client in self._present():
             _count(client, tallies)
-        return [_pool(origin, tallies[origin], now) for origin in self.service.pools.values()]
+        return [seen_pool(origin, tallies[origin], now) for origin in self.service.pools.values()]
+
+    def _present(self) -> list[Client]:
+        """Those that are not counted yet among those that have left."""
+        return [client for client in self.service.clients.by_id.values() if not client.over]
 
     async def walk(
         self, visit: Callable[[OriginPool, PoolSeen], None], others: Iterable[OriginPool] = ()
@@ -126,7 +128,7 @@ class Census:
         Each pool is what it is in one moment, but not in the same one as the next.
         """
         origins = list({**dict.fromkeys(self.service.pools.values()), **dict.fromkeys(others)})
-        clients = list(self.service.clients.by_id.values())
+        clients = self._present()
         tallies = _tallies({client.origin for client in clients})  # at once, before any of them can leave
         for some in _slices(clients, CLIENTS_AT_ONCE):
             for client in some:
@@ -135,8 +137,87 @@ class Census:
         for few in _slices(origins, POOLS_AT_ONCE):
             now = trio.current_time()
             for origin in few:
-                visit(origin, _pool(origin, tallies.get(origin) or _Tally.of(origin), now))
+                visit(origin, seen_pool(origin, tallies.get(origin) or Tally.of(origin), now))
             await trio.lowlevel.checkpoint()
+
+    def caches(self) -> list[CacheSeen]:
+        """The kept answers of each database: of the configured ones, and of names that "*" stands for."""
+        service = self.service
+        names = dict.fromkeys([*service.config.databases, *service.caches.stores])
+        return [self._cache(name) for name in names if name != "*"]
+
+    def _cache(self, name: str) -> CacheSeen:
+        service = self.service
+        database, store = service.config.database(name), service.caches.stores.get(name)
+        if store is None:
+            return CacheSeen(name, "off")
+        readers = [
+            origin.cached for key, origin in service.pools.items() if key.database == name and origin.cached
+        ]
+        is_on = database is not None and database.cache.enabled
+        return CacheSeen(
+            name,
+            database.cache.invalidation.value if database is not None and is_on else "off",
+            known=True,
+            entries=len(store),
+            bytes=store.size,
+            max_bytes=store.max_size,
+            evicted=store.evicted,
+            purged=store.purged,
+            bypassed=any(cached.bypassed for cached in readers),
+            **_stream(service.caches.streams.changes.get(name)),
+        )
+
+    def tunnels(self) -> list[TunnelSeen]:
+        """By origin where they come from outside, by edge where we make them."""
+        found = []
+        if self.service.tunnels is not None:
+            found = [
+                TunnelSeen(
+                    "edge", name, **attrs.asdict(numbers), good_until=self.service.tunnels.good_until(name)
+                )
+                for name, numbers in self.service.tunnels.numbers.items()
+            ]
+        for one in self.service.dialling.diallers:
+            numbers = attrs.asdict(one.numbers)
+            found.append(
+                TunnelSeen("origin", str(one.edge), **numbers, failure=one.failure, good_until=one.good_until)
+            )
+        return found
+
+    def databases(self) -> list[str]:
+        """Databases that there are pools for, by the names that clients connect to."""
+        return list(dict.fromkeys(key.database for key in self.service.pools))
+
+    def users(self) -> Counter[str]:
+        """Clients and connections to the console by their user."""
+        found = Counter(client.user for client in self.service.clients.by_id.values() if not client.over)
+        found.update(console.user for console in self.service.clients.consoles.values())
+        return found
+
+    def stats(self) -> dict[str, Stats]:
+        """What SHOW STATS is made of, by database."""
+        return self.service.samples.stats()
+
+    def memory(self) -> list[MemorySeen]:
+        """How many objects there are of what there may be many of, and the pages of the process."""
+        service = self.service
+        pools = list(service.pools.values())
+        kinds: dict[str, Sequence[object]] = {
+            "user_cache": list(service.config.users.values()),
+            "db_cache": list(service.config.databases.values()),
+            "pool_cache": pools,
+            "server_cache": [server for origin in pools for server in origin.servers()],
+            "client_cache": list(service.clients.by_id.values()),
+            "prepared_statement_cache": [each for origin in pools for each in origin.statements.all()],
+        }
+        found = [
+            MemorySeen(name, sys.getsizeof(some[0]) if some else 0, len(some)) for name, some in kinds.items()
+        ]
+        pages = _resident_pages()
+        if pages is not None:
+            found.append(MemorySeen("process_pages", os.sysconf("SC_PAGE_SIZE"), pages))
+        return found
 
     def clients(self) -> list[ClientSeen]:
         """All clients that have logged in."""
@@ -146,23 +227,25 @@ class Census:
         """The same one by one, for who lets others have a turn in between. Those that have left since are
         left out.
         """
-        clock = _Clock()
+        clock = Clock()
         for client in list(self.service.clients.by_id.values()):
             if not client.over:
-                yield _client(client, clock)
+                yield seen_client(client, clock, self.worker)
 
     def servers(self) -> list[ServerSeen]:
         """All servers that have logged in."""
-        clock = _Clock()
+        clock = Clock()
         return [
-            _server(server, clock) for origin in self.service.pools.values() for server in _servers(origin)
+            seen_server(server, clock, self.worker)
+            for origin in self.service.pools.values()
+            for server in servers_of(origin)
         ]
 
     def consoles(self) -> list[ConsoleSeen]:
         """Connections to the console."""
-        clock = _Clock()
+        clock = Clock()
         return [
-            _console(conversation.transport, console, clock)
+            seen_console(conversation.transport, console, clock, self.worker)
             for conversation, console in self.service.clients.consoles.items()
             if isinstance(conversation, Conversation)
         ]
@@ -176,12 +259,12 @@ class Census:
         return [
             seen
             for origin in self.service.pools.values()
-            for seen in _prepared(origin, clients.get(origin, Counter()))
+            for seen in seen_prepared(origin, clients.get(origin, Counter()))
         ]
 
     def leases(self, most: int | None = None) -> list[ClientSeen]:
         """Clients with a server, those that have had it longest first; only so many of them."""
-        clock = _Clock()
+        clock = Clock()
         holders = [
             client
             for origin in self.service.pools.values()
@@ -189,11 +272,11 @@ class Census:
             if isinstance(client, Client)
         ]
         holders.sort(key=lambda client: client.leased_at)
-        return [_client(client, clock) for client in holders[:most]]
+        return [seen_client(client, clock, self.worker) for client in holders[:most]]
 
     def waiting(self, most: int | None = None) -> list[ClientSeen]:
         """Clients that wait for a server, those that have waited longest first; only so many of them."""
-        clock = _Clock()
+        clock = Clock()
         waiters = [
             client
             for origin in self.service.pools.values()
@@ -201,43 +284,14 @@ class Census:
             if isinstance(client, Client)
         ]
         waiters.sort(key=lambda client: client.requested_at)
-        return [_client(client, clock) for client in waiters[:most]]
+        return [seen_client(client, clock, self.worker) for client in waiters[:most]]
 
 
-class _Clock:
-    """Trio's clock and the system's at the same moment."""
-
-    def __init__(self) -> None:
-        self.now = trio.current_time()
-        self._offset = time.time() - self.now  # noqa: TID251 - people read it
-
-    def system(self, when: float) -> float:
-        return when + self._offset
-
-    def since(self, when: float) -> float:
-        return max(0.0, self.now - when)
+def _tallies(origins: Iterable[OriginPool]) -> dict[OriginPool, Tally]:
+    return {origin: Tally.of(origin) for origin in origins}
 
 
-@attrs.define
-class _Tally:
-    """Of a pool: its clients, and what is counted of those that have left and of those that are there."""
-
-    received: int
-    sent: int
-    binds: int
-    clients: int = 0
-    active: int = 0
-
-    @classmethod
-    def of(cls, origin: OriginPool) -> _Tally:
-        return cls(origin.traffic.client_received, origin.traffic.client_sent, origin.statements.binds)
-
-
-def _tallies(origins: Iterable[OriginPool]) -> dict[OriginPool, _Tally]:
-    return {origin: _Tally.of(origin) for origin in origins}
-
-
-def _count(client: Client, tallies: Mapping[OriginPool, _Tally]) -> None:
+def _count(client: Client, tallies: Mapping[OriginPool, Tally]) -> None:
     tally = tallies.get(client.origin)
     if tally is not None:
         tally.clients += 1
@@ -261,194 +315,18 @@ def _personal(origin: OriginPool, failure: ServerFault, name: str) -> bool:
     )
 
 
-def _pool(origin: OriginPool, tally: _Tally, now: float) -> PoolSeen:
-    pool, traffic, ahead = origin.pool, origin.traffic, origin.ahead
-    counts = pool.statistics()
-    servers = _servers(origin)
-    waiters = [waiter for waiter in pool.waiting if isinstance(waiter, Client)]
-    return PoolSeen(
-        database=pool.key.database,
-        user=pool.key.user,
-        mode=origin.database.pool_mode.value,
-        origin=str(origin.database.origin),
-        size=pool.size,
-        min_size=pool.min_size,
-        connecting=counts.connecting,
-        idle=counts.idle,
-        leased=counts.leased,
-        cleaning=counts.cleaning,
-        cancelling=counts.cancelling,
-        pinned=counts.pinned,
-        clients=tally.clients,
-        clients_active=tally.active,
-        waiting=len(waiters),
-        longest_wait=max((now - waiter.requested_at for waiter in waiters), default=0.0),
-        leases=counts.leases,
-        waits=counts.waits,
-        refusals=origin.shortage.refused,
-        failure=None if origin.failure is None else origin.failure.message,
-        queries=traffic.queries,
-        transactions=traffic.transaction_time.count,
-        query_time=Spans.of(traffic.query_time),
-        transaction_time=Spans.of(traffic.transaction_time),
-        wait_time=Spans.of(traffic.waits),
-        connect_time=Spans.of(traffic.connects),
-        login_time=Spans.of(traffic.logins),
-        client_received=tally.received,
-        client_sent=tally.sent,
-        server_received=traffic.server_received + sum(server.transport.received for server in servers),
-        server_sent=traffic.server_sent + sum(server.transport.sent for server in servers),
-        cancels=traffic.cancels,
-        timeouts=dict(traffic.timeouts),
-        pins=counts.pins,
-        disconnects=dict(traffic.disconnects),
-        losses=dict(traffic.losses),
-        queued_ahead=0 if ahead is None else ahead.statistics.queued,
-        hedged=0 if ahead is None else ahead.statistics.hedged,
-        repeated=0 if ahead is None else ahead.statistics.repeated,
-        not_eligible={} if ahead is None else dict(ahead.statistics.not_eligible),
-        statements=len(origin.statements),
-        client_parses=origin.statements.client_parses,
-        server_parses=origin.statements.server_parses,
-        binds=tally.binds,
-    )
+def _resident_pages() -> int | None:
+    """None where the system does not tell like Linux."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
-def _client(client: Client, clock: _Clock) -> ClientSeen:
-    server, session = client.server, client.session
-    address, port = _place(client.peer)
-    pins = client.origin.pool.pinned.get(server, {}) if server is not None else {}
-    local = local_end(client.fd)
-    return ClientSeen(
-        id=client.process_id,
-        database=client.origin.pool.key.database,
-        user=client.user,
-        state=_state(client),
-        address=address,
-        port=port,
-        local_address=local[0],
-        local_port=local[1],
-        application_name=session.reported.get("application_name", ""),
-        connected_at=clock.system(client.born),
-        requested_at=clock.system(client.heard_at),
-        waiting_for=clock.since(client.requested_at) if client.waits or client.is_queued else 0.0,
-        server=0 if server is None else server.dialled.login.process_id,
-        leased_for=0.0 if server is None else clock.since(client.leased_at),
-        transaction_for=clock.since(client.began_at) if _in_transaction(client) else 0.0,
-        pins={reason: clock.since(since) for reason, since in pins.items()},
-        doing=client.shown,
-        tls=_tls(client.transport),
-        prepared=len(session.statements or ()),
-        received=client.transport.received,
-        sent=client.transport.sent,
-        pool_user=client.origin.pool.key.user,
-        fd=client.fd,
-        link=-1 if server is None else server.fd,
-        reported=dict(session.reported.items()),
-    )
-
-
-def _server(server: Server, clock: _Clock) -> ServerSeen:
-    pool = server.origin.pool
-    idle = server.state is ServerState.IDLE
-    holder: Leaseholder | None = server.client
-    local = local_end(server.fd)
-    remote = remote_end(server.fd)
-    return ServerSeen(
-        process_id=server.dialled.login.process_id,
-        database=pool.key.database,
-        user=pool.key.user,
-        state=server.state.value,
-        host=server.dialled.host,
-        address=remote[0],
-        port=remote[1],
-        local_address=local[0],
-        local_port=local[1],
-        connected_at=clock.system(server.born),
-        idle_for=clock.since(server.idle_since) if idle else 0.0,
-        client=holder.process_id if isinstance(holder, Client) else 0,
-        queued=0 if server.queue is None else len(server.queue.waiting),
-        tls=_tls(server.transport),
-        prepared=len(server.session.statements),
-        received=server.transport.received,
-        sent=server.transport.sent,
-        requested_at=clock.system(server.idle_since if idle else getattr(holder, "asked_at", server.born)),
-        close_needed=bool(server.outdated),
-        fd=server.fd,
-        link=holder.fd if isinstance(holder, Client) else -1,
-        reported=dict(server.session.reported.items()),
-    )
-
-
-def _console(transport: Transport, console: Console, clock: _Clock) -> ConsoleSeen:
-    address, port = _place(console.peer)
-    fd = transport.fileno()
-    local = local_end(fd)
-    return ConsoleSeen(
-        id=console.process_id,
-        user=console.user,
-        address=address,
-        port=port,
-        local_address=local[0],
-        local_port=local[1],
-        connected_at=clock.system(console.connected_at),
-        tls=_tls(transport),
-        fd=fd,
-    )
-
-
-def _prepared(origin: OriginPool, clients: Counter[Statement]) -> list[PreparedSeen]:
-    servers = Counter(found for server in _servers(origin) for found in server.session.statements.present)
-    return [
-        PreparedSeen(
-            database=origin.pool.key.database,
-            user=origin.pool.key.user,
-            name=statement.name.decode(),
-            text=without_constants(statement.text),
-            clients=clients[statement],
-            servers=servers[statement],
-        )
-        for statement in {**clients, **servers}
-    ]
-
-
-def _servers(origin: OriginPool) -> list[Server]:
-    """Those that have logged in: who is still on the way has nothing to show."""
-    pool = origin.pool
-    others = [one for some in pool.others.values() for one in some if isinstance(one, Server)]
-    return [*pool.idle, *pool.leased, *others]
-
-
-def _state(client: Client) -> str:
-    if client.waits:
-        return "waiting"
-    if client.is_queued:
-        return "queued"
-    if _in_transaction(client) and not _asks(client):
-        return "idle in transaction"
-    return "active" if client.server is not None else "idle"
-
-
-def _asks(client: Client) -> bool:
-    machine = client.session.server
-    return machine is not None and machine.owes
-
-
-def _in_transaction(client: Client) -> bool:
-    if client.session.state in (ClientState.BEGUN, ClientState.FAILED):
-        return True
-    return client.server is not None and client.server.session.status != Status.IDLE
-
-
-def _tls(transport: Transport) -> str:
-    """Version and cipher as PgBouncer names them, "" without TLS."""
-    if not isinstance(transport, TLSTransport):
-        return ""
-    cipher = transport.tls.cipher()
-    return f"{transport.tls.version()}/{cipher[0] if cipher is not None else '?'}"
-
-
-def _place(peer: str) -> tuple[str, int]:
-    """Address and port of `host:port`; a Unix socket has no port."""
-    host, _, port = peer.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdecimal() else (peer, 0)
+def _stream(changes: Changes | None) -> dict[str, Any]:
+    """How well one learns of changes made elsewhere."""
+    if changes is None:
+        return {}
+    state = changes.stream.state
+    behind = trio.current_time() - changes.stream.good_at
+    return {"behind": behind, "told": state.covered, "untold": sum(state.uncovered.values())}

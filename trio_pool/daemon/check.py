@@ -70,6 +70,8 @@ class Probe:
         self.done.set()
 
     async def _attempt(self) -> str:
+        if self.database.origin.tunnel:
+            return "not tried: the origin connects to a running trio-pool by itself"
         limit = self.database.timeouts.server_connect
         limit = LONGEST if limit == math.inf else limit
         started = trio.current_time()
@@ -86,7 +88,8 @@ class Probe:
         transport.close()
         if self.unlogged is not None:
             return f"connected, {milliseconds:.1f} ms, {encryption}; not logged in: {self.unlogged}"
-        return f"ok, PostgreSQL {version}, {milliseconds:.1f} ms, {encryption}"
+        what = "trio-pool, PostgreSQL" if self.database.origin.link else "PostgreSQL"
+        return f"ok, {what} {version}, {milliseconds:.1f} ms, {encryption}"
 
     async def _connect(self) -> tuple[PlainTransport | TLSTransport, str]:
         """A transport that is open still, and PostgreSQL's version if it was logged in."""
@@ -100,6 +103,11 @@ class Probe:
             reached = await reach_host(access, self.host, self.port)
             return reached.conversation.transport, ""
         dialled = await dial_host(access, self.host, self.port)
+        if self.database.origin.link and dialled.misfit is not None:
+            dialled.hang_up()
+            raise ServerFault(
+                f"{spell(self.host, self.port)} {dialled.misfit}", reason=Reason.SERVER_UNSUITABLE
+            )
         dialled.transport.send(messages.TERMINATE)
         # Distributions add their own words: "15.13 (Debian 15.13-0+deb12u1)".
         return dialled.transport, dialled.login.parameters.get("server_version", "?").partition(" ")[0]
@@ -193,5 +201,7 @@ def _kind(fault: ServerFault) -> str:
             return "TLS"
         case Reason.SERVER_PROTOCOL_VIOLATION:
             return "not PostgreSQL"
+        case Reason.SERVER_UNSUITABLE:
+            return "unsuitable"
         case _:
             return "login failed"

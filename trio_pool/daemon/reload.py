@@ -22,6 +22,7 @@ from trio_pool.daemon.applying import configure
 from trio_pool.net import tls
 from trio_pool.net.liveness import Keepalive
 from trio_pool.net.lookup import access_of
+from trio_pool.net.tunnel import unusable
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from trio_pool.config.model import Config
     from trio_pool.config.problems import KeyPath
+    from trio_pool.config.tunnel import Tunnel, TunnelDial, TunnelListen
     from trio_pool.daemon.service import Service
     from trio_pool.net.dial import OriginAccess
     from trio_pool.net.welcome import Reception
@@ -37,6 +39,8 @@ RESTARTS: Final[frozenset[KeyPath]] = frozenset(
     {("listen", "addresses"), ("listen", "workers"), ("http", "address")}
 )
 """What holds until the next start."""
+TUNNEL: Final[KeyPath] = ("tunnel",)
+"""Of which only where it listens holds until the next start."""
 LONGEST = 60
 """Characters of a value that are shown."""
 
@@ -86,7 +90,7 @@ def _prepare(service: Service, config: Config) -> Prepared:
                 made[files] = tls.origin_context(origin)
             contexts[name] = made[files]
             if config.auth.query is not None:
-                lookups[name] = access_of(database, config.auth, contexts[name])
+                lookups[name] = access_of(database, config.auth, contexts[name], service.tunnels)
         except OSError as error:
             problems.append(_cannot_load(where, ("databases", name, "origin"), error))
     keepalive = Keepalive()
@@ -98,6 +102,7 @@ def _prepare(service: Service, config: Config) -> Prepared:
         problems += error.problems
     except (OSError, ValueError) as error:
         problems.append(_cannot_load(where, ("listen", "tls", "certificate"), error))
+    problems += [_cannot_load(where, path, error) for path, error in unusable(config.tunnel)]
     if problems or reception is None:
         raise ConfigurationError(problems)
     return Prepared(service, config, reception, Contexts(contexts, lookups, keepalive))
@@ -123,6 +128,8 @@ def describe(before: Config, after: Config, started_with: Config) -> Iterator[st
             if running[path] != new[path]:
                 wanted = _show(new[path])
                 yield f"{spell_path(path)}: still {_show(running[path])}, takes a restart to become {wanted}"
+        elif path == TUNNEL:
+            yield from _tunnel_changes(before.tunnel, after.tunnel, started_with.tunnel)
         elif path not in old:
             if len(path) == 2:
                 yield f"{spell_path(path)}: added"
@@ -133,6 +140,38 @@ def describe(before: Config, after: Config, started_with: Config) -> Iterator[st
             pass  # it is said once
         elif old[path] != new[path]:
             yield f"{spell_path(path)}: {_change(old[path], new[path])}"
+
+
+def _tunnel_changes(before: Tunnel, after: Tunnel, started_with: Tunnel) -> Iterator[str]:
+    """Which edges are dialled can be changed at any time, and who may come, but not where."""
+    running, wanted = (_listens_at(tunnel) for tunnel in (started_with, after))
+    if running != wanted:
+        yield f"tunnel.listen.address: still {_show(running)}, takes a restart to become {_show(wanted)}"
+    if before.listen is not None and after.listen is not None:
+        yield from _differing("tunnel.listen", before.listen, after.listen, {"address"})
+    for name in [*after.dial, *(name for name in before.dial if name not in after.dial)]:
+        if name not in before.dial:
+            yield f"tunnel.dial.{name}: added"
+        elif name not in after.dial:
+            yield f"tunnel.dial.{name}: removed"
+        else:
+            yield from _differing(f"tunnel.dial.{name}", before.dial[name], after.dial[name], {"name"})
+
+
+def _listens_at(tunnel: Tunnel) -> object:
+    return tunnel.listen.address if tunnel.listen is not None else None
+
+
+def _differing(
+    where: str,
+    before: TunnelListen | TunnelDial,
+    after: TunnelListen | TunnelDial,
+    aside: set[str],
+) -> Iterator[str]:
+    old, new = (attrs.asdict(table, recurse=False) for table in (before, after))
+    for key in old:
+        if key not in aside and old[key] != new[key]:
+            yield f"{where}.{key}: {_change(old[key], new[key])}"
 
 
 def _flat(value: object, path: KeyPath = ()) -> dict[KeyPath, object]:
@@ -157,7 +196,7 @@ def _flat(value: object, path: KeyPath = ()) -> dict[KeyPath, object]:
 
 
 def _is_value(path: KeyPath) -> bool:
-    return path in RESTARTS or (len(path) == 3 and path[2] == "origin")
+    return path in RESTARTS or path == TUNNEL or (len(path) == 3 and path[2] == "origin")
 
 
 def _change(old: object, new: object) -> str:

@@ -90,6 +90,14 @@ class PoolSeen:
     """Those of them that were prepared on a server for that."""
     binds: int = 0
     """Uses of them."""
+    balancing: str | None = None
+    """How its servers are spread over several hosts; None if there is one."""
+    cached: Mapping[str, int] = attrs.field(factory=dict)
+    """What became of requests where there is a cache, by `cache.statuses.Status`."""
+    not_cached: Mapping[str, int] = attrs.field(factory=dict)
+    """Those that were not answered from memory, by status and reason: `volatile: now()`."""
+    kept: Mapping[str, int] = attrs.field(factory=dict)
+    """Answers by what became of them: stored, overtaken, revalidated, verified, differed."""
 
 
 @attrs.frozen
@@ -124,6 +132,8 @@ class ClientSeen:
     sent: int
     pool_user: str = ""
     """Of the pool's key."""
+    worker: int = 0
+    """Index of the process that has it, 0 if there is but one."""
     fd: int = -1
     link: int = -1
     """The file descriptor of the server that it leases, -1 if none."""
@@ -161,6 +171,8 @@ class ServerSeen:
     """When it was last asked for something, or given back."""
     close_needed: bool = False
     """Whether it is closed as soon as it is given back."""
+    worker: int = 0
+    """As of a client; the two that belong together have the same."""
     fd: int = -1
     link: int = -1
     """The file descriptor of the client that leases it, -1 if none."""
@@ -182,6 +194,7 @@ class ConsoleSeen:
     connected_at: float
     tls: str
     fd: int
+    worker: int = 0
 
 
 @attrs.frozen
@@ -222,10 +235,104 @@ class OriginSeen:
 
 
 @attrs.frozen
+class CacheSeen:
+    """The answers that are kept for one database."""
+
+    database: str
+    """As clients call it."""
+    invalidation: str
+    """Of `config.model.Invalidation`; "off" if there is no cache."""
+    known: bool = False
+    """Whether there is one, or has been."""
+    entries: int = 0
+    bytes: int = 0
+    max_bytes: int = 0
+    evicted: int = 0
+    """Answers that had to leave before their time."""
+    purged: int = 0
+    """Answers that an operator has ended."""
+    bypassed: bool = False
+    """Whether nothing is answered from memory now, because nobody tells of what others write."""
+    behind: float = 0.0
+    """Seconds since it was proven last that the stream of changes lacks nothing; 0 without one."""
+    told: int = 0
+    """Tables whose changes are in that stream."""
+    untold: int = 0
+    """Tables whose changes are not."""
+
+    def plus(self, other: CacheSeen) -> CacheSeen:
+        """What two processes have of one, or what is told together."""
+        names = ("entries", "bytes", "max_bytes", "evicted", "purged")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        known, bypassed = self.known or other.known, self.bypassed or other.bypassed
+        most = {name: max(getattr(self, name), getattr(other, name)) for name in ("behind", "told", "untold")}
+        return attrs.evolve(self, **sums, **most, known=known, bypassed=bypassed)
+
+
+@attrs.frozen
+class TunnelSeen:
+    """Tunnels from one origin, or to one edge."""
+
+    side: str
+    """What this process is to them: edge, or origin."""
+    peer: str
+    """At an edge the origin's name, at an origin the edge's address."""
+    ready: int
+    used: int
+    taken: int
+    """So many have been used, those that still are among them."""
+    lost: int
+    """So many have ended unused."""
+    failure: str | None = None
+    """Why the last attempt to make one has failed; at an origin."""
+    good_until: float | None = None
+    """When the certificate expires that the other side has shown last."""
+
+
+@attrs.frozen
+class MemorySeen:
+    """Objects of one kind, by themselves, without what they refer to; or pages of the process."""
+
+    name: str
+    size: int
+    """Bytes of one."""
+    count: int
+
+
+@attrs.frozen
+class ResourceSeen:
+    """What the system says of a process (memory, descriptors, processor time), by Prometheus' names."""
+
+    name: str
+    kind: str
+    help: str
+    value: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether it only grows."""
+        return self.kind == "counter"
+
+
+@attrs.frozen
+class WorkerSeen:
+    """One of the processes that serve clients."""
+
+    index: int
+    process_id: int
+    started_at: float
+    clients: int
+    leased: int
+    restarts: int
+    """Processes that were in its place before and have died."""
+
+
+@attrs.frozen
 class ProcessSeen:
-    """The process as a whole."""
+    """The process as a whole, or all of them together."""
 
     process_id: int
+    """Of all together, the parent's."""
     version: str
     started_at: float
     connections: int
@@ -241,3 +348,11 @@ class ProcessSeen:
     """Of the last minute."""
     turned_away: Mapping[str, int]
     """Connections that ended before there was a client of a pool, by reason."""
+    leased: int = 0
+    """Servers on lease."""
+    workers: tuple[WorkerSeen, ...] = ()
+    """Those that are alive; of one process alone, none but itself."""
+    restarts: int = 0
+    """Workers that have died and were replaced."""
+    processes: int = 1
+    """That serve clients."""

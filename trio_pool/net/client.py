@@ -26,6 +26,7 @@ from trio_pool.net.limits import Limit, Limits
 from trio_pool.net.poller import READABLE
 from trio_pool.net.timed import Timed
 from trio_pool.pooling.pool import PoolFull
+from trio_pool.protocol import link
 from trio_pool.protocol.client import MAX_WAITING_INPUT, ClientSession, ClientState
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.sql import without_constants
@@ -35,13 +36,19 @@ from trio_pool.wire.tags import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trio_pool.cache.flight import Flight
+    from trio_pool.cache.freshness import Freshness
+    from trio_pool.cache.shelf import Shelf
     from trio_pool.config.timeouts import Timeouts
+    from trio_pool.net.cached import CachedReads
+    from trio_pool.net.connection import Connection
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.poller import Poller
     from trio_pool.net.server import Server
     from trio_pool.net.server_queue import Queued
     from trio_pool.net.transport import Transport
     from trio_pool.protocol.inspection import Inspection
+    from trio_pool.protocol.settings import Settings
     from trio_pool.wire.messages import ErrorFields
 
 log: Final = structlog.get_logger()
@@ -53,6 +60,19 @@ _DOING: Final = {
 
 MOST_SHOWN: Final = 500
 """Characters of a statement that are shown to say what a client does."""
+LINK_GRACE: Final = 2.0
+"""Seconds that a free link has to leave by itself: some round trips to the other side of the world."""
+MOST_CORKED: Final = 1 << 20
+"""Bytes that are kept, about, until the server is not read any more."""
+_UNCERTAIN: Final = ClientFault(
+    "the server connection was lost with what had been set there",
+    SqlState.CONNECTION_FAILURE,
+    reason=Reason.SERVER_LOST_WITH_SETTINGS,
+)
+"""What a client sets is read from the server when the transaction is over in which it does. If there is no
+server then, nobody knows the session; and the next client of a link would get the settings, and the role, of
+one before.
+"""
 LINGER: Final = 1.0
 """Seconds that a client has to read why it is being disconnected."""
 
@@ -64,10 +84,19 @@ class Client(Timed):
         "_ended",
         "_inbox",
         "_parting",
+        "cached",
+        "corked",
+        "corked_by",
+        "flight",
+        "joined",
         "peer",
         "queued",
         "secret",
         "shares_servers",
+        "shelf",
+        "shelf_for",
+        "shelf_told",
+        "told_to_leave",
     )
 
     def __init__(
@@ -81,6 +110,7 @@ class Client(Timed):
         key: tuple[int, bytes],
         user: str,
         peer: str,
+        cached: CachedReads | None = None,
     ) -> None:
         super().__init__(poller, transport, origin, session, timeouts, process_id=key[0], user=user)
         self.secret = key[1]
@@ -95,6 +125,21 @@ class Client(Timed):
         """Its place in the queue of a server that is still another client's."""
         self.shares_servers = True
         """Whether others may queue behind it: not if it reads so slowly that they had to wait for it."""
+        self.cached = cached
+        """What answers it from memory; None if nothing does."""
+        self.shelf: Shelf | None = None
+        self.shelf_for: Settings | None = None
+        self.shelf_told: Settings | None = None
+        """What answers for it are found on, and the settings that it is for."""
+        self.flight: Flight | None = None
+        """Its request whose answer may be kept, while it is under way."""
+        self.joined: Flight | None = None
+        """Somebody else's request, whose answer it waits for."""
+        self.told_to_leave = math.inf
+        """When a link was asked to leave."""
+        self.corked: list[bytes] | None = None
+        """What it is to be told when others know what it has written (`net.feeds`)."""
+        self.corked_by = 0
 
     def __repr__(self) -> str:
         return f"<Client {self.process_id} of {self.origin.pool.key} {self.session.state.value}>"
@@ -116,6 +161,8 @@ class Client(Timed):
         if machine is None:
             if session.state is IDLE:
                 self.began_at = self.heard_at
+                if self.cached is not None and self.cached.serves(self, data):
+                    return
         elif not machine.groups:
             self.asked_at = self.heard_at
             self.answered = machine.answered
@@ -168,7 +215,7 @@ class Client(Timed):
                 self.granted(self.server)
             return  # it is being brought to rest, and then kept or given back
         pool = self.origin.pool
-        if self.is_queued or self in pool.waiting:
+        if self.is_queued or self.joined is not None or self in pool.waiting:
             if len(self.session.input) > MAX_WAITING_INPUT:
                 self.pause()
             return
@@ -251,6 +298,8 @@ class Client(Timed):
     def after_lease(self) -> None:
         """Hot path."""
         session = self.session
+        if self.flight is not None:
+            self._land()
         if session.state is not ClientState.IDLE or session.replies or session.fault is not None:
             self.input_moved()
 
@@ -261,6 +310,7 @@ class Client(Timed):
         self.origin.pool.forget(self)
         if self.queued is not None:
             self._leave_queue()
+        self._leave_flights()
         self.session.refuse(messages.error(sqlstate, message, detail=detail, hint=hint))
         self.resume()
         self.input_moved()
@@ -268,6 +318,82 @@ class Client(Timed):
     def gets_no_lease(self) -> None:
         refusal = self.origin.refusal(self.user)
         self.refuse_lease(refusal.sqlstate, refusal.message, refusal.detail, refusal.hint)
+
+    # -- answers that are kept, or shared --------------------------------------------------------------------
+
+    def write(self, data: bytes, source: Connection | None = None) -> None:
+        """Hot path."""
+        flight = self.flight
+        if flight is not None:
+            flight.took(data)
+            if flight.spoiled and flight.joiners and self.cached is not None:
+                self.cached.abandoned(flight)
+        if self.corked is None:
+            super().write(data, source)
+        else:
+            self.corked.append(data)
+            if source is not None and len(data) * len(self.corked) > MOST_CORKED:
+                source.pause()
+
+    def wrote(self, freshness: Freshness) -> None:
+        for follower in freshness.followers:
+            follower.hold(self)
+
+    def cork(self, number: int) -> None:
+        """Keep what is written, until `uncork` with this number."""
+        self.corked_by = number
+        if self.corked is None:
+            self.corked = []
+
+    def uncork(self, number: int) -> None:
+        if number != self.corked_by or self.corked is None:
+            return
+        kept, self.corked = self.corked, None
+        if kept and self.fd >= 0:
+            super().write(b"".join(kept), self.server)
+            if not self.transport.pending:
+                self.on_drained()
+
+    def _land(self) -> None:
+        flight, self.flight = self.flight, None
+        if flight is not None and self.cached is not None:
+            self.cached.landed(flight, self.poller.now)
+
+    def joins(self, flight: Flight, data: bytes) -> None:
+        """What has come is asked for already: wait for the answer to that."""
+        session = self.session
+        session.receive(data)
+        if session.state is not ClientState.WAITING or session.replies:
+            self.input_moved()
+            return
+        self.requested_at = self.poller.now
+        session.set_aside()
+        self.joined = flight
+        flight.joiners[self] = None
+
+    def landed(self, reply: bytes) -> None:
+        """The answer is here."""
+        self.joined = None
+        self.session.answered_aside()
+        self.active_at = self.poller.now
+        self.write(reply)
+        self.after_lease()
+
+    def forsaken(self) -> None:
+        """There will be no answer to share."""
+        self.joined = None
+        self.session.take_back()
+        self.input_moved()
+
+    def _leave_flights(self) -> None:
+        """It does not wait for another's answer any more, nor another for its own."""
+        joined, self.joined = self.joined, None
+        if joined is not None:
+            joined.joiners.pop(self, None)
+            self.session.take_back()
+        flight, self.flight = self.flight, None
+        if flight is not None and self.cached is not None:
+            self.cached.abandoned(flight)
 
     # -- reads that are sent ahead of their turn -------------------------------------------------------------
 
@@ -322,6 +448,7 @@ class Client(Timed):
     def server_lost(self, server: Server, fault: ServerFault, *, in_step: bool) -> None:
         """The leased server is gone. The client stays if its replies can be kept in step."""
         self.server = None
+        self._leave_flights()
         if self.ending:
             self.finish(Reason.CLIENT_TERMINATED)
         elif self.session.server is None:
@@ -331,7 +458,10 @@ class Client(Timed):
         else:
             self.session.lose(self.verdict or self._loss(fault))
             self.resume()
-            self.input_moved()
+            if self.link or server.session.unread:
+                self.fail(_UNCERTAIN)
+            else:
+                self.input_moved()
 
     def _loss(self, fault: ServerFault) -> bytes:
         """The error for a lost server. PostgreSQL itself ends a connection whose client has set a time limit
@@ -351,6 +481,7 @@ class Client(Timed):
         error.
         """
         self.server = None
+        self._leave_flights()
         settings = "The settings that this client has made could not be made on another server connection."
         detail = error.detail or (None if server.session.stranded else settings)
         self.session.lose(messages.error(error.sqlstate, error.summary, detail=detail))
@@ -385,7 +516,10 @@ class Client(Timed):
                 self._inbox.withdraw(gone)
         if channels - session.channels:
             session.may_listen(server.session)
-            server.hand_over(self, channels)
+            if self.link:  # it listens for one of its clients, and compares this with its own listener
+                server.session.pins[NOT_HANDED_OVER] = None
+            else:
+                server.hand_over(self, channels)
         else:
             server.drop_handover()
             server.session.pins.pop(NOT_HANDED_OVER, None)
@@ -502,6 +636,7 @@ class Client(Timed):
         self.origin.pool.forget(self)
         if self.queued is not None:
             self._leave_queue()
+        self._leave_flights()
         if self.session.echoes.maxlen is None:  # it has listened to something
             self.origin.listening.forget(self)
         server, self.server = self.server, None
@@ -519,7 +654,7 @@ class Client(Timed):
         server = self.server
         if server is not None:
             await server.cancel_for(self)
-        elif self.queued is not None or self in self.origin.pool.waiting:
+        elif self.queued is not None or self.joined is not None or self in self.origin.pool.waiting:
             self.refuse_lease(SqlState.QUERY_CANCELED, "canceling statement due to user request")
 
     async def live(self) -> None:
@@ -548,7 +683,9 @@ class Client(Timed):
         """
         server = self.server
         open_without_server = self.session.state in (ClientState.BEGUN, ClientState.FAILED)
-        asks = self.queued is not None
+        asks = self.queued is not None or self.joined is not None
+        if self.link and self._leaves_by_itself():
+            return
         if not open_without_server and not asks and (server is None or server.session.free):
             if why is None:
                 why = ClientFault(
@@ -557,6 +694,17 @@ class Client(Timed):
                     reason=Reason.STOPPING,
                 )
             self.fail(why)
+
+    def _leaves_by_itself(self) -> bool:
+        """Whether a link may still do so. Its edge may have sent something already when it is told, which
+        would be lost if it were just closed; so the edge begins nothing more, and closes it.
+        """
+        now = trio.current_time()
+        server = self.server
+        if self.told_to_leave == math.inf and (server is None or not server.session.body_left):
+            self.told_to_leave = now
+            self.write(link.note(link.LEAVING))
+        return now < self.told_to_leave + LINK_GRACE
 
     @property
     def over(self) -> bool:
@@ -591,6 +739,8 @@ class Client(Timed):
             return "waiting"
         if self.queued is not None:
             return "queued behind another read"
+        if self.joined is not None:
+            return "waiting for an answer that another client has asked for"
         machine = self.session.server
         if machine is None:
             return _DOING.get(self.session.state, "idle")

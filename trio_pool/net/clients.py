@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 SECRET_SIZES = {False: 4, True: 32}
 """Bytes of a cancel key by whether the client speaks protocol 3.2. PostgreSQL 18 itself uses 32 there."""
+
+
+SLOT_SHIFT = 20
+"""Bits of a process id that tell one client of a process from another; those above are the process' slot."""
+MOST_SLOTS = (1 << (31 - SLOT_SHIFT)) - 1
+
+
+class Membership(Protocol):
+    """How several processes count their clients together."""
+
+    async def admit(
+        self, database: str, user: str, *, most: int, most_of_database: int, most_of_user: int
+    ) -> None:
+        """Raises `ClientFault` if there are too many in all processes."""
+
+    def left(self, database: str, user: str) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -62,6 +78,10 @@ class Clients:
     of_database: Counter[str] = attrs.field(factory=Counter)
     of_user: Counter[str] = attrs.field(factory=Counter)
     _admitted: dict[object, tuple[str, str]] = attrs.field(factory=dict)
+    slot: int = 0
+    """Tells the keys of this process from those of others; 0 if there are none."""
+    membership: Membership | None = None
+    """What counts the clients of all processes; None if there is one process."""
 
     def admit(
         self,
@@ -77,9 +97,9 @@ class Clients:
         Raises `ClientFault` in PostgreSQL's words (`InitializeSessionUserId`, `CheckMyDatabase`).
         """
         if most_of_user and self.of_user[user] >= most_of_user:
-            raise _too_many(f'too many connections for role "{user}"')
+            raise too_many(f'too many connections for role "{user}"')
         if most_of_database and self.of_database[database] >= most_of_database:
-            raise _too_many(f'too many connections for database "{database}"')
+            raise too_many(f'too many connections for database "{database}"')
         self._admitted[connection] = database, user
         self.of_database[database] += 1
         self.of_user[user] += 1
@@ -88,6 +108,8 @@ class Clients:
         """The connection is closed, whether it was admitted or not."""
         admitted = self._admitted.pop(connection, None)
         if admitted is not None:
+            if self.membership is not None:
+                self.membership.left(*admitted)
             for counter, name in zip((self.of_database, self.of_user), admitted, strict=True):
                 counter[name] -= 1
                 if not counter[name]:
@@ -96,7 +118,10 @@ class Clients:
     def new_key(self, *, long: bool) -> tuple[int, bytes]:
         """A process id that no other client has, and a secret."""
         while True:
-            process_id = secrets.randbelow((1 << 31) - 1) + 1
+            if self.slot:
+                process_id = (self.slot << SLOT_SHIFT) + secrets.randbelow(1 << SLOT_SHIFT)
+            else:
+                process_id = secrets.randbelow((1 << 31) - 1) + 1
             if process_id not in self.by_id and self._console(process_id) is None:
                 return process_id, secrets.token_bytes(SECRET_SIZES[long])
 
@@ -121,5 +146,6 @@ class Clients:
         return len(self.by_id)
 
 
-def _too_many(message: str) -> ClientFault:
+def too_many(message: str) -> ClientFault:
+    """One more would be more than is allowed."""
     return ClientFault(message, SqlState.TOO_MANY_CONNECTIONS, reason=Reason.TOO_MANY_CLIENTS)

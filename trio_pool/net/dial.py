@@ -20,25 +20,31 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import attrs
 import trio
 
-from trio_pool.config.origin import LoadBalanceHosts, Origin, SslMode, TargetSessionAttrs
+from trio_pool.config.origin import LoadBalanceHosts, Origin, SslMode, SslNegotiation, TargetSessionAttrs
 from trio_pool.errors import Reason, ServerFault, SqlState
 from trio_pool.net import tls as tls_contexts
 from trio_pool.net.conversation import Conversation, EndOfStream
-from trio_pool.net.sockets import Address, connect, resolve, spell
+from trio_pool.net.sockets import Address, connect, keep_alive, resolve, spell
 from trio_pool.net.suitability import misfit
 from trio_pool.net.transport import PlainTransport, TLSTransport
+from trio_pool.net.tunnel import BY_TUNNEL
+from trio_pool.net.warden import connected
+from trio_pool.protocol import link
 from trio_pool.protocol.channel_binding import end_point
 from trio_pool.protocol.login import Login
 from trio_pool.wire import messages
-from trio_pool.wire.frames import MAX_LOGIN_REPLY, FramingError
+from trio_pool.wire.frames import MAX_LOGIN_REPLY, Assembler, FramingError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from trio_pool.config.model import Database
+    from trio_pool.config.origin import TcpOptions
+    from trio_pool.net.tunnel_listen import Tunnels
     from trio_pool.protocol.credentials import OriginSecret
 
 __all__ = [
+    "CancelKey",
     "Dialled",
     "OriginAccess",
     "Reached",
@@ -46,6 +52,7 @@ __all__ = [
     "dial_host",
     "reach_host",
     "send_cancel",
+    "send_cancel_by",
     "spell",
 ]
 
@@ -68,6 +75,8 @@ class OriginAccess:
     """What our own StartupMessage says: user, database, settings."""
     password: OriginSecret | None = attrs.field(repr=False)
     tls_context: ssl.SSLContext
+    tunnels: Tunnels | None = None
+    """Where connections come from if the origin connects to us."""
     silent: dict[tuple[str, int], float] = attrs.field(factory=dict, init=False, repr=False)
     """Hosts that did not answer, and until when they are tried last."""
 
@@ -78,6 +87,7 @@ class OriginAccess:
         user: str,
         password: OriginSecret | None,
         tls_context: ssl.SSLContext | None = None,
+        tunnels: Tunnels | None = None,
     ) -> Self:
         """The access of one pool; `tls_context` is one that was made for this origin already.
 
@@ -85,7 +95,15 @@ class OriginAccess:
         """
         origin = database.origin
         parameters = {"user": user, "database": origin.dbname or database.name, **origin.parameters}
-        return cls(origin, parameters, password, tls_context or tls_contexts.origin_context(origin))
+        if origin.link:
+            parameters[link.OPTION] = link.VERSION
+        return cls(origin, parameters, password, tls_context or tls_contexts.origin_context(origin), tunnels)
+
+    @property
+    def tcp(self) -> TcpOptions:
+        """Options of its sockets. Of a link, what is not acknowledged is watched instead (liveness.py)."""
+        tcp = self.origin.tcp
+        return attrs.evolve(tcp, tcp_user_timeout=0) if self.origin.link else tcp
 
 
 @attrs.frozen(eq=False)
@@ -105,13 +123,24 @@ class Reached:
         self.conversation.transport.close()
 
 
+@attrs.frozen
+class CancelKey:
+    """What it takes to cancel what a connection runs."""
+
+    address: Address
+    host: str
+    encrypted: bool
+    process_id: int
+    secret: bytes = attrs.field(repr=False)
+
+
 @attrs.frozen(eq=False)
 class Dialled:
     """A logged-in connection: its transport, what the login learned, where it leads, and whether it is
     encrypted.
 
     `unread` is what has arrived behind the login's ReadyForQuery. `misfit` is why the server is not what
-    `target_session_attrs` asks for, None if it is.
+    `target_session_attrs` asks for, or no trio-pool where one was wanted; None if it will do.
     """
 
     transport: PlainTransport | TLSTransport
@@ -120,6 +149,12 @@ class Dialled:
     host: str
     unread: bytes
     misfit: str | None
+
+    @property
+    def cancel_key(self) -> CancelKey:
+        encrypted = isinstance(self.transport, TLSTransport)
+        login = self.login
+        return CancelKey(self.address, self.host, encrypted, login.process_id, login.secret)
 
     def hang_up(self) -> None:
         """Close a connection of which nothing is wanted."""
@@ -193,7 +228,7 @@ async def _at_host(attempt: Attempt[T], access: OriginAccess, host: str, port: i
     fault: ServerFault | None = None
     try:
         with trio.fail_at(deadline):
-            addresses = await resolve(host, port)
+            addresses = [(BY_TUNNEL, host)] if access.origin.tunnel else await resolve(host, port)
         if access.origin.load_balance_hosts is LoadBalanceHosts.RANDOM:
             random.shuffle(addresses)
         for place, address in enumerate(addresses):
@@ -208,8 +243,11 @@ async def _at_host(attempt: Attempt[T], access: OriginAccess, host: str, port: i
                 if place == len(addresses) - 1:
                     raise
     except trio.TooSlowError:
+        took = f"within {trio.current_time() - began:.3g} s"
         raise ServerFault(
-            f"{spell(host, port)} did not answer within {trio.current_time() - began:.3g} s",
+            f"no tunnel from {host!r} {took}"
+            if access.origin.tunnel
+            else f"{spell(host, port)} did not answer {took}",
             reason=Reason.SERVER_CONNECT_TIMEOUT,
         ) from None
     assert fault is not None
@@ -259,9 +297,11 @@ def _final(fault: ServerFault) -> bool:
 
 
 def _attempts(origin: Origin, host: str) -> tuple[bool, ...]:
-    """Whether to use TLS, first and second choice. A Unix socket never does."""
+    """Whether to use TLS, first and second choice. A Unix socket never does, a tunnel always."""
     if host.startswith("/"):
         return (False,)
+    if origin.tunnel:
+        return (True,)
     match origin.sslmode:
         case SslMode.DISABLE:
             return (False,)
@@ -274,26 +314,48 @@ def _attempts(origin: Origin, host: str) -> tuple[bool, ...]:
 
 
 async def _reach(access: OriginAccess, host: str, port: int, address: Address, tls: bool) -> Reached:
+    if access.origin.tunnel:
+        return await _reach_by_tunnel(access, host, port)
     try:
-        sock = await connect(address, access.origin.tcp)
+        sock = await connect(address, access.tcp)
     except OSError as error:
         raise ServerFault(
             f"cannot connect to {spell(host, port)}: {error.strerror or error}",
             reason=Reason.SERVER_CONNECT_FAILED,
         ) from error
     try:
+        connected(sock.fileno())
         conversation = Conversation.over(PlainTransport(sock), MAX_LOGIN_REPLY)
         try:
             certificate = await _encrypt(conversation, access, host) if tls else None
         except EndOfStream as error:
+            direct = access.origin.sslnegotiation is SslNegotiation.DIRECT
+            what = "TLS without being asked" if direct else "SSLRequest"
             raise ServerFault(
-                f"{spell(host, port)} did not answer SSLRequest: {error}",
-                reason=Reason.SERVER_LOGIN_FAILED,
+                f"{spell(host, port)} did not answer {what}: {error}",
+                reason=Reason.SERVER_TLS_FAILED if direct else Reason.SERVER_LOGIN_FAILED,
             ) from error
         return Reached(conversation, certificate, address, host, port)
     except BaseException:
         sock.close()
         raise
+
+
+async def _reach_by_tunnel(access: OriginAccess, host: str, port: int) -> Reached:
+    """A connection that the origin has made."""
+    tunnel = await _tunnels(access, host).take(host)
+    keep_alive(tunnel.sock.fileno(), access.tcp)
+    conversation = Conversation(tunnel.conversation.transport, Assembler(MAX_LOGIN_REPLY))
+    return Reached(conversation, tunnel.certificate, (BY_TUNNEL, tunnel.instance), host, port)
+
+
+def _tunnels(access: OriginAccess, host: str) -> Tunnels:
+    if access.tunnels is None:
+        raise ServerFault(
+            f"{host!r} connects by tunnels, and nothing listens for them here",
+            reason=Reason.SERVER_CONNECT_FAILED,
+        )
+    return access.tunnels
 
 
 async def _log_in(access: OriginAccess, host: str, port: int, address: Address, tls: bool) -> Dialled:
@@ -314,9 +376,12 @@ async def _log_in(access: OriginAccess, host: str, port: int, address: Address, 
             reply = login.receive(*await conversation.message())
             if reply:
                 await conversation.send(reply)
-        problem = await misfit(conversation, login.parameters, access.origin.target_session_attrs)
+        if link.OPTION in login.not_understood:
+            problem: str | None = "is no trio-pool, or one of another version"
+        else:
+            problem = await misfit(conversation, login.parameters, access.origin.target_session_attrs)
         unread = conversation.assembler.rest()
-        return Dialled(conversation.transport, login, address, host, unread, problem)
+        return Dialled(conversation.transport, login, reached.address, host, unread, problem)
     except EndOfStream as error:
         reached.close()
         raise ServerFault(
@@ -337,6 +402,8 @@ async def _log_in(access: OriginAccess, host: str, port: int, address: Address, 
 
 async def _encrypt(conversation: Conversation, access: OriginAccess, host: str) -> bytes | None:
     """SSLRequest and handshake; the server's certificate, or None if it said no and that is acceptable."""
+    if access.origin.sslnegotiation is SslNegotiation.DIRECT:
+        return await _handshake(conversation, access, host)
     await conversation.send(messages.SSL_REQUEST)
     answer = await conversation.byte()
     if answer == b"N":
@@ -352,6 +419,11 @@ async def _encrypt(conversation: Conversation, access: OriginAccess, host: str) 
             "the server sent unencrypted data after its answer to SSLRequest",
             reason=Reason.SERVER_PROTOCOL_VIOLATION,
         )
+    return await _handshake(conversation, access, host)
+
+
+async def _handshake(conversation: Conversation, access: OriginAccess, host: str) -> bytes | None:
+    """TLS; the server's certificate."""
     try:
         transport = await conversation.upgrade(access.tls_context, server_side=False, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
@@ -371,13 +443,28 @@ async def send_cancel(dialled: Dialled, access: OriginAccess) -> None:
     By then the signal has been sent (`processCancelRequest` in PostgreSQL signals before it exits), so
     whatever is sent to the server afterwards is safe.
     """
-    sock = await connect(dialled.address, access.origin.tcp)
+    await send_cancel_by(dialled.cancel_key, access)
+
+
+async def send_cancel_by(key: CancelKey, access: OriginAccess) -> None:
+    """The same for whoever has no more of the connection than this."""
+    request = messages.cancel_request(key.process_id, key.secret)
+    family, where = key.address
+    if family == BY_TUNNEL:
+        tunnel = await _tunnels(access, key.host).take(key.host, str(where))
+        try:
+            await tunnel.conversation.send(request)
+            await tunnel.conversation.end()
+        finally:
+            tunnel.close()
+        return
+    sock = await connect(key.address, access.tcp)
     with sock:
         conversation = Conversation.over(PlainTransport(sock))
         try:
-            if isinstance(dialled.transport, TLSTransport):
-                await _encrypt(conversation, access, dialled.host)
-            await conversation.send(messages.cancel_request(dialled.login.process_id, dialled.login.secret))
+            if key.encrypted:
+                await _encrypt(conversation, access, key.host)
+            await conversation.send(request)
             await conversation.end()
         except EndOfStream:
             pass

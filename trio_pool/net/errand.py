@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio_pool.net.server import Server
     from trio_pool.protocol.catalog import Inquiry
     from trio_pool.protocol.server import ServerSession
+    from trio_pool.protocol.touch import TouchInquiry
     from trio_pool.wire.messages import ErrorFields
 
 
@@ -182,7 +183,7 @@ class CatalogQuestion(OwnLease):
 
     doing = "a look at the catalog"
 
-    def __init__(self, origin: OriginPool, inquiry: Inquiry) -> None:
+    def __init__(self, origin: OriginPool, inquiry: Inquiry | TouchInquiry) -> None:
         super().__init__(origin)
         self.inquiry = inquiry
 

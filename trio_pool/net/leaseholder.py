@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trio_pool.cache.freshness import Freshness
     from trio_pool.errors import Reason, ServerFault
     from trio_pool.net.connection import Connection
     from trio_pool.net.server import Server
@@ -50,6 +51,9 @@ class Leaseholder(Protocol):
 
     def write(self, data: bytes, source: Connection | None = None) -> None:
         """Replies."""
+
+    def wrote(self, freshness: Freshness) -> None:
+        """It is about to learn that something may have been written."""
 
     def resume(self) -> None:
         """The server can take more."""
@@ -99,6 +103,9 @@ class Unconcerned:
     @property
     def shown(self) -> str:
         return self.doing
+
+    def wrote(self, freshness: Freshness) -> None:
+        pass
 
     def resume(self) -> None:
         pass

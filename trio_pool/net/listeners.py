@@ -21,6 +21,8 @@ import trio
 
 from trio_pool.config.address import Address, TcpAddress, UnixAddress
 from trio_pool.errors import SqlState
+from trio_pool.net import inherited
+from trio_pool.net.inherited import Bound
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -51,22 +53,40 @@ def listening(address: Address) -> Iterator[socket.socket]:
     A Unix socket left by a dead process is replaced, a live one is not; ours is removed at the end. Raises
     OSError.
     """
-    sock = _listen_unix(address.path) if isinstance(address, UnixAddress) else _listen_tcp(address)
-    with sock:
+    with listening_all(address) as sockets:
+        yield sockets[0]
+
+
+@contextmanager
+def listening_all(address: Address) -> Iterator[list[socket.socket]]:
+    """The same where there may be several that share the address, because we were given them."""
+    bound = inherited.take(address) or Bound(address, [_listen(address)])
+    inherited.bound.append(bound)
+    try:
+        yield bound.sockets
+    finally:
+        bound.close()
+
+
+def _listen(address: Address, option: int | None = None) -> socket.socket:
+    sock = _listen_unix(address.path) if isinstance(address, UnixAddress) else _listen_tcp(address, option)
+    try:
         sock.listen(BACKLOG)
-        try:
-            yield sock
-        finally:
-            if isinstance(address, UnixAddress):
-                os.unlink(address.path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
-def _listen_tcp(address: TcpAddress) -> socket.socket:
+def _listen_tcp(address: TcpAddress, option: int | None = None) -> socket.socket:
+    """`option` is one more that is set, so that several sockets can share the address."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if option is not None:
+            sock.setsockopt(socket.SOL_SOCKET, option, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address.host, address.port))
@@ -96,6 +116,16 @@ def _listen_unix(path: str) -> socket.socket:
     return sock
 
 
+def listen(address: Address, option: int | None = None) -> socket.socket:
+    """The socket alone, which the caller closes; a Unix socket's file stays then. Raises OSError, which names
+    the address, as the system's does not.
+    """
+    try:
+        return _listen(address, option)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(address)) from error
+
+
 def spell(sock: socket.socket) -> str:
     """Where a listening socket can be reached."""
     name = sock.getsockname()
@@ -106,17 +136,21 @@ def spell(sock: socket.socket) -> str:
 
 
 async def accept_for_ever(
-    listener: socket.socket, handler: Handler, nursery: trio.Nursery, keepalive: Callable[[], Keepalive]
+    listener: socket.socket,
+    handler: Handler,
+    nursery: trio.Nursery,
+    keepalive: Callable[[], Keepalive],
+    burst: int = BURST,
 ) -> None:
     """Accept clients until cancelled; each is handled by a task in `nursery`. `keepalive` is what holds for
-    the next one.
+    the next one. So many are accepted before others have their turn, which may be other processes.
     """
     spare: int | None = _spare()
     complained = -math.inf
     try:
         while True:
             await trio.lowlevel.wait_readable(listener)
-            for _ in range(BURST):
+            for _ in range(burst):
                 try:
                     sock, name = listener.accept()
                 except BlockingIOError:

@@ -48,6 +48,7 @@ from trio_pool.net.dial import OriginAccess, dial
 from trio_pool.net.listening_connection import ListeningConnection, Statement
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.subscriptions import Reservation, Subscriber, Subscriptions
+from trio_pool.protocol import link
 from trio_pool.wire import messages
 from trio_pool.wire.frames import HEADER_SIZE
 
@@ -518,6 +519,8 @@ def _listeners(access: OriginAccess) -> OriginAccess:
         "application_name": APPLICATION_NAME,
         "client_encoding": "UTF8",
     }
+    if access.origin.link:
+        parameters[link.OPTION] = link.LISTENER
     return attrs.evolve(access, startup_parameters=parameters)
 
 

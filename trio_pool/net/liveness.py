@@ -15,7 +15,7 @@ import math
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 import structlog
@@ -23,6 +23,7 @@ import trio
 
 from trio_pool.config.access import Listen
 from trio_pool.config.address import TcpAddress
+from trio_pool.config.origin import LINK_TCP
 from trio_pool.config.problems import ConfigurationError, Problem
 from trio_pool.errors import Reason
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from trio_pool.net.client import Client
+    from trio_pool.net.connection import Connection
+    from trio_pool.net.server import Server
+
+    D = TypeVar("D", bound=Connection)
 
 log = structlog.get_logger()
 
@@ -45,6 +50,8 @@ SHORTEST = 3.0
 """Seconds: less would take the living for dead, since Linux does not answer every question without delay
 (`net.ipv4.tcp_invalid_ratelimit`).
 """
+REVIEW = 600.0
+"""Seconds after which the patience with links is asked for again, since it can be reconfigured."""
 LOOKS = 6
 """How often `watch` looks within its patience; more often is a more exact end for more work."""
 
@@ -115,29 +122,75 @@ def _in_listen(name: str, what: str) -> Problem:
 
 
 async def watch(clients: Callable[[], Iterable[Client]], patience: float) -> None:
-    """End clients that have left something unacknowledged for so long (seconds). Runs until cancelled."""
-    if patience == math.inf or not _CAN_WATCH:
+    """End clients that have left something unacknowledged for so long (seconds); links have the patience of
+    links. Runs until cancelled.
+    """
+    if not _CAN_WATCH:
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch_clients, clients, patience, False)
+        nursery.start_soon(_watch_clients, clients, LINK_TCP.tcp_user_timeout / 1000, True)
+
+
+async def _watch_clients(clients: Callable[[], Iterable[Client]], patience: float, links: bool) -> None:
+    def owing() -> Iterable[Client]:
+        return (
+            client
+            for client in clients()
+            if client.link is links
+            and client.fd >= 0
+            and (client.server is not None or client.transport.pending)
+        )
+
+    def lost(client: Client, seconds: float) -> None:
+        log.info("client does not answer", client=client.peer, seconds=round(seconds, 3))
+        client.finish(Reason.CLIENT_VANISHED)
+
+    await watch_all(owing, lost, patience)
+
+
+async def watch_links(servers: Callable[[], Iterable[Server]], patience: Callable[[], float]) -> None:
+    """Give up links that swallow what is sent to them. Not by TCP_USER_TIMEOUT, for the same reason: an
+    origin that does not read because its database does not is well. Runs until cancelled.
+    """
+
+    def attached() -> Iterable[Server]:
+        return (server for server in servers() if server.fd >= 0)
+
+    while _CAN_WATCH:
+        now_patient = patience()
+        if now_patient:
+            with trio.move_on_after(REVIEW):
+                await watch_all(attached, lambda server, seconds: server.stalled(seconds), now_patient)
+        else:
+            await trio.sleep(REVIEW)
+
+
+async def watch_all(
+    debtors: Callable[[], Iterable[D]], lost: Callable[[D, float], None], patience: float
+) -> None:
+    """Call `lost`, with the seconds since it was heard of, for each connection that owes an acknowledgement
+    for so long.
+    """
+    if patience == math.inf:
         return
     patience = max(patience, SHORTEST)
-    owing: dict[Client, float] = {}  # since when at least
+    owing: dict[D, float] = {}  # since when at least
     while True:
         await trio.sleep(patience / LOOKS)
         now = trio.current_time()
         before, owing = owing, {}
-        for client in clients():
-            if client.fd < 0 or (client.server is None and not client.transport.pending):
-                continue
-            heard = _owes(client.fd)
+        for debtor in list(debtors()):
+            heard = _owes(debtor.fd)
             if heard is None:
                 continue
-            since = before.get(client, now)
+            since = before.get(debtor, now)
             if now - heard > since:
                 since = now  # something was acknowledged meanwhile
             if now - since < patience:
-                owing[client] = since
-                continue
-            log.info("client does not answer", client=client.peer, seconds=round(heard, 3))
-            client.finish(Reason.CLIENT_VANISHED)
+                owing[debtor] = since
+            else:
+                lost(debtor, heard)
 
 
 def _owes(fd: int) -> float | None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from trio_pool.config.access import Auth
     from trio_pool.config.model import Database
+    from trio_pool.net.tunnel_listen import Tunnels
 
 log = structlog.get_logger()
 
@@ -106,13 +107,13 @@ class _Flight:
 class Lookup:
     """The look-ups of one database. `run` is its task; `find` is for any number of others."""
 
-    def __init__(self, database: Database, auth: Auth) -> None:
+    def __init__(self, database: Database, auth: Auth, tunnels: Tunnels | None = None) -> None:
         """Raises OSError if a certificate cannot be loaded."""
         assert auth.query is not None
         self.name = database.name
         self.query = auth.query
         self.remembered = auth.query_cache
-        self.access = access_of(database, auth)
+        self.access = access_of(database, auth, tunnels=tunnels)
         self._scram_or_md5 = 0
         self._known: dict[str, Found] = {}
         self._flights: dict[str, _Flight] = {}
@@ -289,7 +290,12 @@ class Lookup:
             connection.close()
 
 
-def access_of(database: Database, auth: Auth, tls_context: ssl.SSLContext | None = None) -> OriginAccess:
+def access_of(
+    database: Database,
+    auth: Auth,
+    tls_context: ssl.SSLContext | None = None,
+    tunnels: Tunnels | None = None,
+) -> OriginAccess:
     """What it takes to look users of a database up. Raises OSError if a certificate cannot be loaded."""
     origin = database.origin
     user, password = auth.query_user, auth.query_password
@@ -302,7 +308,7 @@ def access_of(database: Database, auth: Auth, tls_context: ssl.SSLContext | None
         parameters={"application_name": "trio-pool auth.query", **origin.parameters},
     )
     secret = None if password is None else password.reveal()
-    return OriginAccess.to(attrs.evolve(database, origin=origin), user, secret, tls_context)
+    return OriginAccess.to(attrs.evolve(database, origin=origin), user, secret, tls_context, tunnels)
 
 
 def _only(rows: list[Row], user: str) -> Row | None:

@@ -17,6 +17,24 @@ def ready(status: str = "") -> None:
     _send("READY=1", *([f"STATUS={status}"] if status else []))
 
 
+def main_process(process_id: int) -> None:
+    """Another process of ours is to be supervised from now on."""
+    _send(f"MAINPID={process_id}")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds within which the supervisor wants to hear from us; None if it does not watch us."""
+    span, whom = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not span.isdecimal() or not int(span) or whom not in ("", str(os.getpid())):
+        return None
+    return int(span) / 1_000_000
+
+
+def alive() -> None:
+    """The event loop turns."""
+    _send("WATCHDOG=1")
+
+
 def reloading() -> None:
     """A reload begins, which ends with `ready`."""
     # The supervisor compares it with its own clock, to know which of its signals was meant.

@@ -115,7 +115,7 @@ class Woken(trio.abc.Instrument):
 class Poller:
     """Sockets and their handlers.
 
-    `now` is the time of the current burst (Trio's clock, seconds), for timestamps that cost nothing.
+    `now` is the time of the current batch (Trio's clock, seconds), for timestamps that cost nothing.
     """
 
     def __init__(self, readiness: Readiness | None = None) -> None:
@@ -196,13 +196,10 @@ class Poller:
                 quiet_until = min(burst_until, self._quiet_until())
                 woken.tasks = False
                 for _ in range(BURST):
-                    if self.now < quiet_until and not woken.tasks:
-                        ready = poll(LINGER, BATCH)
-                        self.tick()
-                    else:
-                        ready = poll(0, BATCH)
+                    ready = poll(LINGER if self.now < quiet_until and not woken.tasks else 0, BATCH)
                     if not ready:
                         break
+                    self.tick()
                     self._handling = True
                     for ready_fd, events in ready:
                         handler = handlers.get(ready_fd)

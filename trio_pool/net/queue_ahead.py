@@ -22,9 +22,8 @@ from trio_pool.net.client import Client
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.net.server_queue import ServerQueue
 from trio_pool.protocol.backend import NOTHING
-from trio_pool.protocol.catalog import Catalog
 from trio_pool.protocol.plain import DIGITS
-from trio_pool.protocol.reading import ZEROS, NotReading, Reading, known, reading_of
+from trio_pool.protocol.reading import Reading
 from trio_pool.protocol.replies import PLAIN
 from trio_pool.wire.tags import Status
 
@@ -41,12 +40,7 @@ PATIENCE = 0.01
 MORE_THAN_USUAL: Final = 8
 """How many times as long as turns take on average one may take besides."""
 LOOK_EVERY: Final = 0.005
-CATALOG_AGE: Final = 60.0
-"""Seconds after which the catalog is asked again: what others have changed is not seen otherwise."""
 MOST_HISTORIES: Final = 4096
-MOST_SEEN: Final = 1024
-MOST_ROUNDS: Final = 8
-"""Questions for one statement: views and functions lead to others."""
 UNKNOWN: Final = -1.0
 FORGETTING: Final = 1.001
 """By how much the shortest way to the server is believed to have grown with each statement."""
@@ -80,25 +74,19 @@ class QueueAhead:
         self.origin = origin
         self.depth = depth
         self.statistics = AheadStatistics()
-        self.catalog = Catalog()
+        self.knowledge = origin.knowledge
         self.queues: dict[ServerQueue, None] = {}
         self._fresh: dict[Server, None] = {}
         """Leased since somebody looked whether they can be shared."""
         self._histories: dict[bytes, History] = {}
-        self._seen: set[bytes] = set()
-        """Texts that came once. Most come once only, and are not worth being parsed."""
         self.trip = 1.0
         """Seconds that the fastest statement takes: what of it is the way to the server and back."""
         self.longest_trip = 1.0
         """Seconds that it cannot take longer: where every statement is slow, all would pass for fast else."""
         self.usual = 0.0
         """Seconds that a turn takes on average, as busy as everything is."""
-        self._asked: dict[Reading, None] = {}
-        self._unanswered: set[Reading] = set()
-        """Those about which asking has failed."""
         self._shares = Mailbox()
-        self._asks = Mailbox()
-        """What wakes the tasks that look after queues and that ask the catalog."""
+        """What wakes the task that looks after queues."""
         self._boarding = False
         """Whether somebody is being sent ahead, or nobody may be."""
 
@@ -121,21 +109,16 @@ class QueueAhead:
         if text is None:
             self.statistics.not_eligible["not one plain statement"] += 1
             return None
-        reading = known(text)
-        if reading is None:
-            reading = self._read(text)
+        reading = self.knowledge.reading_of(text)
         if not isinstance(reading, Reading):
             why = "read for the first time" if reading is None else reading.why.value
             self.statistics.not_eligible[why] += 1
             return None
-        verdict = self.catalog.verdict(reading)
-        if verdict is None and reading in self._unanswered:
-            self.statistics.not_eligible["the catalog could not be asked"] += 1
-            return None
+        verdict = self.knowledge.verdict(reading)
         if verdict is None:
-            self._asked[reading] = None
-            self._asks.wake()
-            self.statistics.not_eligible["the catalog is being asked"] += 1
+            failed = self.knowledge.is_unanswered(reading)
+            why = "the catalog could not be asked" if failed else "the catalog is being asked"
+            self.statistics.not_eligible[why] += 1
             return None
         if not verdict.proven:
             self.statistics.not_eligible["" if verdict.doubt is None else verdict.doubt.value] += 1
@@ -147,16 +130,6 @@ class QueueAhead:
                 self._histories.clear()
             history = self._histories[shape] = History(reading)
         return history
-
-    def _read(self, text: bytes) -> Reading | NotReading | None:
-        """Parsed when it comes for the second time."""
-        shape = text.translate(ZEROS)
-        if shape in self._seen:
-            return reading_of(text)
-        if len(self._seen) >= MOST_SEEN:
-            self._seen.clear()
-        self._seen.add(shape)
-        return None
 
     def board(self, first: ServerQueue | None = None) -> None:
         """Send ahead what waits, in order, and to the queue that is given first; but where the pool may
@@ -311,43 +284,15 @@ class QueueAhead:
     # -- control plane ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look after queues that are stuck, and ask the catalog."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._forget)
-            nursery.start_soon(self._ask_all)
-            while True:
-                await self._shares.wait()
-                while self.queues:
-                    await trio.sleep(LOOK_EVERY)
-                    self._look(self.origin.poller.tick())
-
-    async def _ask_all(self) -> None:
+        """Look after queues that are stuck."""
         while True:
-            await self._asks.wait()
-            while self._asked:
-                await self._ask()
+            await self._shares.wait()
+            while self.queues:
+                await trio.sleep(LOOK_EVERY)
+                self._look(self.origin.poller.tick())
 
     def _look(self, now: float) -> None:
         for queue in list(self.queues):
             late = now - queue.since > PATIENCE + self.trip + MORE_THAN_USUAL * self.usual
             if late and not queue.stuck and queue.waiting:
                 queue.get_stuck()
-
-    async def _ask(self) -> None:
-        """About one statement."""
-        reading = next(iter(self._asked))
-        for _ in range(MOST_ROUNDS):
-            inquiry = self.catalog.inquiry(reading)
-            if inquiry is None:
-                break
-            if not await self.origin.asks(inquiry):
-                self._unanswered.add(reading)
-                break
-            self.catalog.learn(inquiry)
-        del self._asked[reading]
-
-    async def _forget(self) -> None:
-        while True:
-            await trio.sleep(CATALOG_AGE)
-            self.catalog.clear()
-            self._unanswered.clear()

@@ -23,9 +23,11 @@ from trio_pool.net.handover import NOT_HANDED_OVER, Handover, Stage
 from trio_pool.net.overrun import CANCEL_AGAIN
 from trio_pool.net.poller import READABLE
 from trio_pool.pooling.pool import ServerState
+from trio_pool.protocol import link
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.server import ServerSession
 from trio_pool.protocol.settings import intern
+from trio_pool.protocol.watch import EVERYTHING, NOTHING_TOUCHED
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Status
 
@@ -53,6 +55,7 @@ class Server(Connection):
         "_cancelled_at",
         "_ended",
         "_handover",
+        "_schema",
         "_settling",
         "_sleeping_until",
         "_wants_cancel",
@@ -71,6 +74,7 @@ class Server(Connection):
         "origin",
         "outdated",
         "paused_at",
+        "permit",
         "queue",
         "session",
         "state",
@@ -89,9 +93,10 @@ class Server(Connection):
             max_statements=origin.limits.server_prepared_statements,
             process_id=dialled.login.process_id,
             on_plans_changed=origin.plans_changed,
+            suspects_code=lambda: origin.freshness is None,  # otherwise it is read, see `Knowledge.touched`
         )
-        if dialled.unread:
-            self._receive_early(dialled.unread)
+        if origin.access.origin.link:
+            self.session.on_link_note = self._noted
         self.client: Leaseholder | None = None
         self.state = slot.state
         self.cancels = 0
@@ -100,6 +105,10 @@ class Server(Connection):
         """Set when the client's cancel request that is on its way has had its effect; None if none is."""
         now = trio.current_time()
         self.born = self.idle_since = now
+        self._schema = 0 if origin.freshness is None else origin.freshness.schema
+        """`Freshness.schema` when it was known last what its statements touch."""
+        self.permit = 0
+        """What counts it among several processes; 0 if there is one process."""
         self.expires = now + origin.jittered(origin.database.timeouts.server_lifetime)
         self.clean_by = math.inf
         self._sleeping_until = math.inf
@@ -123,13 +132,17 @@ class Server(Connection):
         self.cancel_requests = 0
         """How many it has been sent."""
         self._ended: ServerFault | None = None
+        if dialled.unread:
+            self._receive_early(dialled.unread)
 
     def _receive_early(self, data: bytes) -> None:
         """What came behind the login in the same read.
 
-        Raises `ServerFault` if the server has ended already, or makes no sense.
+        Raises `ServerFault` if the server has ended already, is about to, or makes no sense.
         """
         self.session.receive(data)
+        if self.outdated:
+            raise ServerFault(self.outdated, SqlState.ADMIN_SHUTDOWN, reason=Reason.SERVER_CLOSED)
         failure = self.session.failure
         if failure is not None:
             raise ServerFault(failure.summary, failure.sqlstate, reason=Reason.SERVER_CLOSED)
@@ -171,6 +184,8 @@ class Server(Connection):
         """The client's part of what has arrived, after which the machine stands where it stands. Hot path."""
         session = self.session
         client = self.client
+        if session.touched:
+            self._tell_of_writes()
         if client is None:
             self._without_client()
             return
@@ -195,6 +210,23 @@ class Server(Connection):
             self._settle()
         else:
             client.rested(self)
+
+    def _tell_of_writes(self) -> None:
+        """What has been kept of the tables that may have been written to is over, before the client can know
+        that they have been: it may see a COMMIT in what has arrived.
+        """
+        session, freshness = self.session, self.origin.freshness
+        if freshness is not None:
+            if freshness.schema != self._schema:  # it may touch more than was known when it was sent
+                session.touched |= EVERYTHING
+            freshness.invalidate(session.touched)
+            if freshness.followers and self.client is not None:
+                self.client.wrote(freshness)
+        at_rest = session.status == IDLE and not session.groups
+        if at_rest and not session.open_count and session.open_group is None:
+            session.touched = NOTHING_TOUCHED
+            if freshness is not None:
+                self._schema = freshness.schema
 
     def on_gone(self) -> None:
         """Closed while paused: what the server sent before must still be read, so look again when it is."""
@@ -412,6 +444,8 @@ class Server(Connection):
         traffic.server_received += self.transport.received
         traffic.server_sent += self.transport.sent
         self.detach()
+        if self.session.touched and self.origin.freshness is not None:
+            self.origin.freshness.doubt(self.session.touched, self.poller.tick())
         client, self.client = self.client, None
         queue = self.queue
         if queue is not None:
@@ -502,6 +536,24 @@ class Server(Connection):
         self.expires = -math.inf
         if self.state is ServerState.IDLE:
             self.lose(self._too_old())
+
+    def _noted(self, note: bytes) -> None:
+        """The trio-pool at the other end tells something."""
+        if note == link.LEAVING:
+            self.retire("the origin is stopping")
+
+    def stalled(self, seconds: float) -> None:
+        """The network swallows what is sent. If it is only this connection, then what runs can be cancelled
+        on another one.
+        """
+        self._abandoned = self.cancellable
+        self.lose(
+            ServerFault(
+                f"{self.dialled.host} has not acknowledged anything for {seconds:.3g} s",
+                SqlState.CONNECTION_FAILURE,
+                reason=Reason.SERVER_VANISHED,
+            )
+        )
 
     def kill(self) -> None:
         """Close it now; what runs there is cancelled."""
@@ -607,6 +659,8 @@ class Server(Connection):
             if not self.transport.pending:
                 self.transport.send(messages.TERMINATE)
             self.transport.close()
+            if self.permit and self.origin.warden is not None:
+                self.origin.warden.closed(self.permit)
             assert self._ended is not None
             log.info(
                 "server disconnected",
@@ -671,7 +725,7 @@ class Server(Connection):
         if now >= self.expires:
             self.lose(self._too_old())
         elif now >= self.idle_since + self.origin.database.timeouts.server_idle:
-            if self.origin.pool.servers > self.origin.pool.min_size:
+            if self.origin.pool.has_surplus:
                 self.lose(ServerFault("server_idle is over", reason=Reason.SERVER_IDLE_TIMEOUT))
             else:
                 self.idle_since = now

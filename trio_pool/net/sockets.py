@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -24,8 +25,8 @@ _OPTIONS: Final = {
     "keepalives_idle": getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None),
     "keepalives_interval": getattr(socket, "TCP_KEEPINTVL", None),
     "keepalives_count": getattr(socket, "TCP_KEEPCNT", None),
-    "tcp_user_timeout": getattr(socket, "TCP_USER_TIMEOUT", None),
 }
+_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 def spell(host: str, port: int) -> str:
@@ -69,11 +70,26 @@ async def connect(address: Address, tcp: TcpOptions) -> socket.socket:
 
 def _set_options(sock: socket.socket, tcp: TcpOptions) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _keep_alive(sock, tcp)
+    if tcp.tcp_user_timeout and _USER_TIMEOUT is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, tcp.tcp_user_timeout)
+
+
+def _keep_alive(sock: socket.socket, tcp: TcpOptions) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, tcp.keepalives)
     for name, option in _OPTIONS.items():
         value = getattr(tcp, name)
         if value and option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def keep_alive(fd: int, tcp: TcpOptions) -> None:
+    """Have the system ask a silent peer, in these intervals, whether it is still there. A Unix socket, or one
+    that has ended, is left alone.
+    """
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        if sock.family != socket.AF_UNIX:
+            _keep_alive(sock, tcp)
 
 
 def local_end(fd: int) -> tuple[str, int]:

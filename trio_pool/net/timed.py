@@ -49,6 +49,7 @@ class Timed(Connection):
         "heard_at",
         "leased_at",
         "limits",
+        "link",
         "origin",
         "process_id",
         "requested_at",
@@ -81,6 +82,8 @@ class Timed(Connection):
         self.session: ClientSession = session
         self.server: Server | None = None
         self.timeouts = timeouts
+        self.link = False
+        """Whether it is another trio-pool, for clients of its own."""
         self.limits = Limits.of(timeouts, session.settings)
         self.born = now = trio.current_time()
         self.active_at = self.requested_at = self.leased_at = now
@@ -203,8 +206,9 @@ class Timed(Connection):
             due.append(now + self.limits.soonest)
         elif self.heard_at + self.limits.soonest > now:
             due.append(self.heard_at + self.limits.soonest)
-        idle = self.active_at + timeouts.client_idle
-        due.append(idle if idle > now else now + timeouts.client_idle)
+        if not self.link:  # which is kept ready for whoever needs it
+            idle = self.active_at + timeouts.client_idle
+            due.append(idle if idle > now else now + timeouts.client_idle)
         due.append(self.limits.earliest(self._situation())[0])
         return min(due)
 
@@ -216,7 +220,7 @@ class Timed(Connection):
         when, limit = self.limits.earliest(self._situation())
         if limit is not None and now >= when:
             await self.overruns(limit)
-        elif self._rests and now >= self.active_at + self.timeouts.client_idle:
+        elif not self.link and self._rests and now >= self.active_at + self.timeouts.client_idle:
             self.traffic.timeouts["client_idle"] += 1
             self.fail(
                 ClientFault(

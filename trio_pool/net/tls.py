@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from trio_pool.config.access import ListenTLS
+    from trio_pool.config.tunnel import TunnelListen
 
 ALPN = "postgresql"
 """The protocol name that makes a direct TLS connection (without SSLRequest) safe from cross-protocol attacks;
@@ -64,7 +65,7 @@ def origin_context(origin: Origin) -> ssl.SSLContext:
     return context
 
 
-def own_certificate(context_of: ListenTLS) -> bytes:
+def own_certificate(context_of: ListenTLS | TunnelListen) -> bytes:
     """Our certificate as DER, for channel binding: the first of the file."""
     assert context_of.certificate is not None
     pem = context_of.certificate.read_text()

@@ -16,15 +16,20 @@ import trio
 
 from trio_pool.config.access import AuthMethod, TlsMode
 from trio_pool.config.model import CONSOLE_DATABASES, Unpoolable
+from trio_pool.config.origin import LINK_TCP
 from trio_pool.errors import ClientFault, Reason, ServerFault, SqlState
 from trio_pool.net import tls
 from trio_pool.net.client import Client
+from trio_pool.net.conversation import EndOfStream
 from trio_pool.net.errand import SettingsTrial
+from trio_pool.net.relayed import relay
+from trio_pool.net.sockets import keep_alive
 from trio_pool.net.transport import TLSTransport
-from trio_pool.protocol import lacking
+from trio_pool.protocol import lacking, link
 from trio_pool.protocol.auth import Authentication, Credentials
 from trio_pool.protocol.client import ClientSession
-from trio_pool.protocol.settings import Settings, intern, needs_no_trial, read_options
+from trio_pool.protocol.link import NOBODY
+from trio_pool.protocol.settings import Settings, intern, needs_no_trial, read_options, spelled
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError
 from trio_pool.wire.startup import CancelRequest, Negotiation, StartupMessage, read_startup
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from trio_pool.config.model import Config
     from trio_pool.net.clients import Clients
     from trio_pool.net.conversation import Conversation
+    from trio_pool.net.feeds import Feeds
     from trio_pool.net.lookup import Lookup
     from trio_pool.net.origin import OriginPool
     from trio_pool.net.poller import Poller
@@ -81,7 +87,7 @@ class Reception:
 
     `pool_for` gives the pool of a database and user, with what the user's login has shown to log in at the
     origin with, or None if there is no such database. `lookup_for` gives the look-up of a database, or None
-    where users are not looked up.
+    where users are not looked up. `feeds_of` gives what tells edges of writes to the database of a pool.
     """
 
     config: Config
@@ -89,6 +95,7 @@ class Reception:
     clients: Clients
     pool_for: Callable[[str, str, OriginSecret | None], OriginPool | None]
     lookup_for: Callable[[str], Lookup | None]
+    feeds_of: Callable[[OriginPool], Feeds]
     credentials: Mapping[str, Credentials]
     tls_context: ssl.SSLContext | None
     channel_binding: bytes | None
@@ -128,7 +135,7 @@ class Reception:
                 SqlState.INVALID_AUTHORIZATION,
                 reason=Reason.CLIENT_LOGIN_TIMEOUT,
             ) from None
-        self._admit(conversation, user, database)
+        await self._admit(conversation, user, database)
         origin = self.pool_for(database, user, secret)
         if origin is None:
             raise ClientFault(
@@ -136,6 +143,12 @@ class Reception:
                 SqlState.UNKNOWN_DATABASE,
                 reason=Reason.CLIENT_REFUSED,
             )
+        if link.is_listener(request.parameters):
+            await self._relay(conversation, request, origin)
+            raise EndOfStream
+        if link.is_feed(request.parameters):
+            await self._feed(conversation, request, origin, peer)
+            raise EndOfStream
         origin.arriving += 1
         try:
             return await self._greet(conversation, request, origin, peer)
@@ -283,15 +296,22 @@ class Reception:
             ) from fault
         return found.usable(trio.current_time())
 
-    def _admit(self, conversation: Conversation, user: str, database: str) -> None:
+    async def _admit(self, conversation: Conversation, user: str, database: str) -> None:
         """Count the client where numbers are limited; whoever closes the connection takes it out again."""
         known, of = self.config.users.get(user), self.config.database(database)
+        most_of_database = 0 if of is None else of.max_clients
+        most_of_user = 0 if known is None else known.max_clients
+        if self.clients.membership is not None:
+            await self.clients.membership.admit(
+                database,
+                user,
+                most=self.config.listen.max_clients,
+                most_of_database=most_of_database,
+                most_of_user=most_of_user,
+            )
+            most_of_database = most_of_user = 0
         self.clients.admit(
-            conversation,
-            database,
-            user,
-            most_of_database=0 if of is None else of.max_clients,
-            most_of_user=0 if known is None else known.max_clients,
+            conversation, database, user, most_of_database=most_of_database, most_of_user=most_of_user
         )
 
     async def _admit_to_console(
@@ -302,6 +322,35 @@ class Reception:
         negotiation, minor = _negotiated(request)
         await conversation.send(negotiation + messages.AUTHENTICATION_OK)
         return ForConsole(user, request, self.clients.new_key(long=minor >= 2))
+
+    async def _relay(self, conversation: Conversation, request: StartupMessage, origin: OriginPool) -> None:
+        """An edge listens: it gets a connection to the origin of its own, until one of them ends."""
+        keep_alive(conversation.transport.fileno(), LINK_TCP)
+        settings = {
+            name: value
+            for name, value in request.parameters.items()
+            if name in ("application_name", "client_encoding")
+        }
+        greeting = _negotiated(request)[0] + messages.AUTHENTICATION_OK
+        limit = origin.database.timeouts.server_connect
+        await relay(conversation, origin.access, settings, greeting, limit)
+
+    async def _feed(
+        self, conversation: Conversation, request: StartupMessage, origin: OriginPool, peer: str
+    ) -> None:
+        """An edge wants to know what is written, until it goes."""
+        keep_alive(conversation.transport.fileno(), LINK_TCP)
+        feeds = self.feeds_of(origin)
+        strict = link.is_strict(request.parameters)
+        if strict and feeds.freshness.counters.rows > 1:
+            raise ClientFault(
+                "a strict feed needs an origin with one worker",
+                SqlState.FEATURE_NOT_SUPPORTED,
+                reason=Reason.CLIENT_REFUSED,
+            )
+        key = messages.backend_key_data(NOBODY, bytes(4))
+        greeting = _negotiated(request)[0] + messages.AUTHENTICATION_OK + key + messages.READY[ord("I")]
+        await feeds.serve(conversation, greeting, strict=strict, peer=peer)
 
     # -- the greeting ----------------------------------------------------------------------------------------
 
@@ -323,9 +372,11 @@ class Reception:
             shares=origin.releases,
             rejects=origin.releases and limits.unpoolable is Unpoolable.REJECT,
             defers_begin=limits.deferred_begin,
+            watch=origin.watch,
         )
         await conversation.send(greeting)
         user = request.parameters["user"]
+        known = self.config.users.get(user)
         client = Client(
             self.poller,
             conversation.transport,
@@ -335,7 +386,11 @@ class Reception:
             key=key,
             user=user,
             peer=peer,
+            cached=origin.cached if known is None or known.cache else None,
         )
+        if link.is_link(request.parameters):
+            client.link = session.is_link = True
+            keep_alive(conversation.transport.fileno(), LINK_TCP)
         early = conversation.assembler.rest()
         if early:
             session.receive(early)
@@ -361,12 +416,15 @@ class Reception:
                 SqlState.FEATURE_NOT_SUPPORTED,
                 reason=Reason.CLIENT_REFUSED,
             )
-        asis = {name: value for name, value in wanted.items() if needs_no_trial(name, value)}
+        wanted = {name: spelled(name, value) for name, value in wanted.items()}
+        asis: dict[str, str] = {}
         timeouts = self.config.timeouts_for(origin.database, request.parameters["user"])
         try:
             while True:
                 with trio.move_on_after(timeouts.lease_wait):
                     defaults = await origin.known_defaults()
+                    encoding = defaults.get("server_encoding")
+                    asis = {n: v for n, v in wanted.items() if needs_no_trial(n, v, encoding)}
                     if lacking.lacks(defaults):
                         wanted = {lacking.STAND_IN if n == lacking.NAME else n: v for n, v in wanted.items()}
                     to_try = intern({n: v for n, v in wanted.items() if n not in asis})
@@ -398,6 +456,8 @@ def _negotiated(request: StartupMessage) -> tuple[bytes, int]:
     is spoken.
     """
     options = [name for name in request.parameters if name.startswith("_pq_.")]
+    if link.is_link(request.parameters):
+        options.remove(link.OPTION)
     minor = min(request.minor, NEWEST_MINOR)
     if request.minor > NEWEST_MINOR or options:
         return messages.negotiate_protocol_version(minor, options), minor

@@ -79,6 +79,11 @@ class Capacity:
     pressing: OrderedDict[Contender, int] = attrs.field(factory=OrderedDict)
     """Pools that need a server, in order, and how often each was passed over."""
 
+    @property
+    def binds(self) -> bool:
+        """Whether a server that is given back may be claimed for another."""
+        return True
+
     def has_room(self, pool: Contender) -> bool:
         """Whether the pool may open a server: there is a place, and nobody who presses comes before it."""
         room = self.most - self.servers

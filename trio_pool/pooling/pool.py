@@ -87,6 +87,7 @@ class PoolKey:
 
 IDLE: Final = ServerState.IDLE
 LEASED: Final = ServerState.LEASED
+LEASED_PER_SPARE: Final = 4
 
 S = TypeVar("S", bound=PooledServer)
 W = TypeVar("W", bound=Waiter)
@@ -106,6 +107,7 @@ class Pool(Generic[S, W]):
     """
 
     __slots__ = (
+        "at_once",
         "bounded",
         "capacity",
         "evict",
@@ -124,6 +126,7 @@ class Pool(Generic[S, W]):
         "pins",
         "shares",
         "size",
+        "spare",
         "waiting",
         "waits",
     )
@@ -138,19 +141,25 @@ class Pool(Generic[S, W]):
         shares: Shares[W] | None = None,
         capacity: Capacity | None = None,
         *,
+        spare: int = 0,
+        at_once: int = 1,
         evict: Callable[[S], None] = _cannot_evict,
     ) -> None:
         self.key = key
         self.size = size
         self.min_size = min_size
         self.max_waiting = max_waiting
+        self.spare = spare
+        """Servers kept ready beyond those that are leased; one more for every `LEASED_PER_SPARE` of these."""
+        self.at_once = at_once
+        """How many servers may be opened at the same time."""
         self.grow = grow
         self.evict = evict
         self.shares = shares
         self.capacity = capacity
         self.paused = False
         """Whether nobody may have a server."""
-        self.bounded = shares is not None or capacity is not None
+        self.bounded = shares is not None or (capacity is not None and capacity.binds)
         """Whether a server that is given back may be for nobody in the queue."""
         self.idle: dict[S, None] = {}
         self.leased: dict[S, W] = {}
@@ -185,6 +194,8 @@ class Pool(Generic[S, W]):
             self.leased[server] = client
             server.state = LEASED
             self.leases += 1
+            if self.spare:
+                self._seek()
             return server
         if self.max_waiting and not self.paused and self._queue_of(client) >= self.max_waiting:
             raise PoolFull
@@ -328,10 +339,11 @@ class Pool(Generic[S, W]):
         """Something that `bounded` tells of has changed."""
         while self.idle and (self.paused or self.servers > self.size):
             self.give_way()
-        self._note_bounds()
+        self.note_bounds()
 
-    def _note_bounds(self) -> None:
-        limited = self.shares is not None or self.capacity is not None
+    def note_bounds(self) -> None:
+        """What `bounded` tells of may have changed."""
+        limited = self.shares is not None or (self.capacity is not None and self.capacity.binds)
         self.bounded = limited or self.paused or self.servers > self.size
 
     # -- servers ---------------------------------------------------------------------------------------------
@@ -352,23 +364,47 @@ class Pool(Generic[S, W]):
 
     @property
     def lacks_server(self) -> bool:
-        """Whether one more would serve somebody who waits. One at a time: a burst of clients must not become
+        """Whether one more would serve somebody who waits. Few at a time: a burst of clients must not become
         a burst of logins.
         """
-        if self.paused or self.others[ServerState.CONNECTING] or self.servers >= self.size:
+        opening = len(self.others[ServerState.CONNECTING])
+        if self.paused or opening >= self.at_once or self.servers >= self.size:
             return False
-        return self.has_eligible or (self.greeting > 0 and not self.servers)
+        if self.greeting > 0 and not self.servers:
+            return True
+        return self.has_eligible and len(self.waiting) > opening
 
     @property
     def wants_server(self) -> bool:
-        """Whether one more should be opened now: for somebody who waits, or up to `min_size`; and there is
-        room.
+        """Whether one more should be opened now: for somebody who waits, up to `min_size`, or to be spare;
+        and there is room.
         """
-        if self.paused or self.others[ServerState.CONNECTING] or self.servers >= self.size:
+        opening = len(self.others[ServerState.CONNECTING])
+        if self.paused or opening >= self.at_once or self.servers >= self.size:
             return False
         if self.capacity is not None and not self.capacity.has_room(self):
             return False
-        return self.servers < self.min_size or self.lacks_server
+        return self.would_grow
+
+    @property
+    def would_grow(self) -> bool:
+        """The same, if there is room."""
+        opening = len(self.others[ServerState.CONNECTING])
+        if self.paused or opening >= self.at_once or self.servers >= self.size:
+            return False
+        if self.servers < self.min_size or self.lacks_server:
+            return True
+        return self.spare > 0 and len(self.idle) + opening < self.spares_wanted
+
+    @property
+    def spares_wanted(self) -> int:
+        """How many servers are to be ready for whoever comes."""
+        return self.spare + len(self.leased) // LEASED_PER_SPARE if self.spare else 0
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether one that is idle is kept for nothing."""
+        return self.servers > self.min_size and len(self.idle) > self.spares_wanted
 
     def _seek(self) -> None:
         """Have one more server opened if it is wanted."""
@@ -424,7 +460,7 @@ class Pool(Generic[S, W]):
             if self.capacity is not None:
                 self.capacity.closed()
             if self.bounded:
-                self._note_bounds()
+                self.note_bounds()
             self._serve()
 
     def _move(self, server: S | PooledServer, state: ServerState) -> None:
@@ -470,7 +506,7 @@ class Pool(Generic[S, W]):
         members += [(ServerState.LEASED, s) for s in self.leased]
         members += [(state, s) for state, servers in self.others.items() for s in servers]
         assert len({id(server) for _, server in members}) == len(members)
-        limited = self.shares is not None or self.capacity is not None
+        limited = self.shares is not None or (self.capacity is not None and self.capacity.binds)
         assert self.bounded == (limited or self.paused or len(members) > self.size)
         assert not (self.idle and (self.paused or len(members) > self.size))
         assert all(server.state is state for state, server in members)

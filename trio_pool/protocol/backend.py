@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from trio_pool.protocol import inspection, settings
+from trio_pool.protocol import inspection, link, settings
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.inspection import Inspection
 from trio_pool.protocol.prepared import ServerStatements
@@ -60,6 +60,8 @@ class _Change:
 class Holder(Protocol):
     """What a server needs of the session of the client that leases it."""
 
+    is_link: bool
+
     def own_words(self, body: bytes) -> bytes:
         """An ErrorResponse's body, with the client's names of statements in place of ours."""
 
@@ -88,6 +90,8 @@ class BackendSession(ReplyQueue):
         "mark",
         "marker",
         "meaning_known",
+        "next_is_own",
+        "on_link_note",
         "pins",
         "process_id",
         "refused",
@@ -101,12 +105,15 @@ class BackendSession(ReplyQueue):
         "told",
         "unnamed",
         "unnamed_in",
+        "unread",
         "unsure",
     )
 
     def __init__(self, reported: Settings, *, max_statements: int, process_id: int) -> None:
         super().__init__()
         self.status: int = Status.IDLE
+        self.unread = False
+        """Whether something may have been changed for good since the session was read."""
         self.process_id = process_id
         """The backend's, as it appears in notifications."""
         self.defaults = reported
@@ -168,6 +175,10 @@ class BackendSession(ReplyQueue):
         """Notifications that the client has had from here and will get in that other way again."""
         self.meaning_known = True
         """Whether the settings that change what texts mean are those with which the lease began."""
+        self.on_link_note: Callable[[bytes], None] | None = None
+        """Called with what the trio-pool at the other end tells; None if there is none."""
+        self.next_is_own = False
+        """Whether the trio-pool at the other end has said so of the next notification."""
         self.marker = b""
         """A channel that no client knows of."""
         self.mark: tuple[bytes, frozenset[bytes]] | None = None
@@ -234,10 +245,10 @@ class BackendSession(ReplyQueue):
         self.parse_unnamed(UNKNOWN)
         return b"".join(requests)
 
-    def prepare_unnamed(self, rest: bytes | None) -> bytes:
+    def prepare_unnamed(self, rest: bytes | None, edit: Edit | None = None) -> bytes:
         """What to send so that the server's unnamed statement is this one, or none."""
         self.parse_unnamed(rest)
-        self.swallow()
+        self.swallow(edit)
         if rest is None:
             return messages.close_statement(b"")
         return messages.parse(b"", rest)
@@ -513,6 +524,13 @@ class BackendSession(ReplyQueue):
         """A NotificationResponse. True if the client gets it from here."""
         sender = messages.read_int32(body)
         channel, payload = messages.read_notification(body)
+        if self.on_link_note is not None and sender == link.NOBODY and channel == link.CHANNEL:
+            if payload == link.OWN:
+                self.next_is_own = True
+            else:
+                self.on_link_note(payload)
+            return False
+        own, self.next_is_own = sender == self.process_id or self.next_is_own, False
         if channel == self.marker:
             if self.mark is not None and payload == self.mark[0]:
                 self.silenced = self.mark[1]
@@ -520,7 +538,7 @@ class BackendSession(ReplyQueue):
             return False
         if channel not in self.silenced:
             return True
-        if sender == self.process_id:
+        if own:
             self.echoes.append(messages.message(BackendTag.NOTIFICATION_RESPONSE, body))
             return True
         return False
@@ -594,6 +612,7 @@ class BackendSession(ReplyQueue):
             self.pins.pop(pin, None)
         self.pins.update(dict.fromkeys(sorted(asked.pins)))
         self.pins.pop(UNREADABLE, None)
+        self.unread = bool(self.asks)
         if Ask.SETTINGS in asked.asks:
             self.settings = asked.settings(self.defaults.get("session_authorization"))
 
@@ -602,6 +621,7 @@ class BackendSession(ReplyQueue):
         self.deallocated(None)
         self.listening, self.silenced, self.mark = False, frozenset(), None
         self.settings = settings.NONE
+        self.unread = False
         self.expected = self.defaults
         self.asks = NOTHING
         self.asks_for.clear()

@@ -513,7 +513,10 @@ class CarriedSession:
     def _with_unnamed(self, server: ServerSession) -> bytes:
         if self.unnamed is UNKNOWN_TEXT:
             self.unnamed = None
-        return server.prepare_unnamed(self.unnamed)
+        edit = Edit(0, Action.SWALLOW)
+        if self.unnamed is not None:
+            self._supposes(self.unnamed, edit)
+        return server.prepare_unnamed(self.unnamed, edit)
 
     @property
     def _unbindable(self) -> bytes:
@@ -526,6 +529,8 @@ class CarriedSession:
             ahead = self._laid_out(self.unnamed_facts, server)
             if not server.has_unnamed(self.unnamed):
                 ahead += self._with_unnamed(server)
+            if self.registry.descriptions.kept and self.unnamed is not None:
+                self._learn(self.unnamed + self.settings.meaning, self.unnamed_facts, server)
             return ahead + message if ahead else None
         statement = self.statements.get(name) if self.statements is not None else None
         if type(statement) is not Statement:
@@ -533,8 +538,36 @@ class CarriedSession:
             return ahead + message if ahead else None
         renamed = messages.message(Frontend.DESCRIBE, b"S%b\0" % statement.name)
         if server.has_statement(statement):
-            return self._laid_out(statement.facts, server) + renamed
-        return self._prepared(statement, server) + renamed
+            ahead = self._laid_out(statement.facts, server)
+        else:
+            ahead = self._prepared(statement, server)
+        if self.registry.descriptions.kept:
+            content = self.registry.content_of(statement, self.settings)
+            if content is not None:
+                self._learn(content, statement.facts, server)
+        return ahead + renamed
+
+    def _learn(self, content: bytes, facts: Facts, server: ServerSession) -> None:
+        """A Describe is sent: remember the answer, unless it is this session's alone, or soon out of date."""
+        group = server.opened()
+        if facts.prepared or group.failed or self._differs(server):
+            return
+        changes = self.registry.changes
+
+        def learnt() -> None:
+            if group.described and self.registry.changes == changes and not self._differs(server):
+                self.registry.descriptions.keep(content, group.described)
+
+        group.describes = True
+        group.edits.append(Edit(server.open_count, Action.FORWARD, done=learnt))
+
+    @staticmethod
+    def _differs(server: ServerSession) -> bool:
+        """Whether a text may mean something else in this session than in another with the same settings, as
+        far as the answer is known: a temporary table, a change that is not committed.
+        """
+        known = server.meaning_known and not (server.asks or server.inspecting)
+        return not known or bool(server.pins) or server.schema_changed
 
     def _prepared(self, statement: Statement, server: ServerSession) -> bytes:
         ahead = self._laid_out(statement.facts, server)
@@ -545,8 +578,25 @@ class CarriedSession:
             ahead += b"".join(map(server.swallow_run, there))
         requests, edit = server.prepare(statement)
         self.registry.server_parses += 1
+        self._supposes(statement.rest, edit)
         server.edited(edit)
         return ahead + requests + b"".join(map(server.swallow_run, back))
+
+    def _supposes(self, rest: bytes, edit: Edit) -> None:
+        """A Parse that the client has been answered already is sent with this edit. If the server does not
+        take it, what was known of the statement does not hold.
+        """
+        descriptions = self.registry.descriptions
+        if not descriptions.kept:
+            return
+        content, undo = rest + self.settings.meaning, edit.undo
+
+        def undone() -> None:
+            descriptions.drop(content)
+            if undo is not None:
+                undo()
+
+        edit.undo = undone
 
     def _parse(self, message: bytes, server: ServerSession) -> bytes | None:
         """Parse: unnamed ones pass; named ones become statements by content, and go to the server only if it

@@ -28,6 +28,9 @@ import attrs
 from trio_pool.protocol import catalog_question, settings
 from trio_pool.protocol.catalog_question import FIRST_USER_OID
 from trio_pool.protocol.reading import Kind, Name, NotReading, Reading, read
+from trio_pool.protocol.reading_kinds import Unkept
+from trio_pool.protocol.routine import routine
+from trio_pool.protocol.writing_kinds import Writing
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 MOST_NAMES = 8192
 MOST_VERDICTS = 4096
 """What is remembered of one database; past it, everything is asked again."""
+MOST_AT_ONCE = 256
+"""Names in one question."""
 MOST_TEXTS = 64
 """Texts behind one statement. A closed circle ends by itself; this bounds the work."""
 
@@ -44,11 +49,13 @@ _TIMELESS = re.compile(
     r"|date|date_(add|part|subtract|trunc)|extract|generate_series|length|make_timestamptz|money|numeric|overlaps"
     r"|jsonb?_agg(_strict)?|jsonb?_build_(array|object)|jsonb?_object_agg(_unique)?(_strict)?"
     r"|jsonb?_populate_record(set)?|jsonb?_to_record(set)?|jsonb_path_(exists|match|query(_array|_first)?)_tz"
+    r"|current_(user|database|schema|setting)|session_user"
+    r"|to_ts(vector|query)|(plain|phrase|websearch_)to_tsquery|jsonb?_to_tsvector|ts_headline"
     r"|quote_(literal|nullable)|row_to_json|time|timestamp|timestamptz|timezone|to_(char|date|jsonb?|number)"
     r"|to_timestamp"
 )
-"""Built-in functions that are stable only because of the session's settings, or because of functions that all
-databases have as immutable ones.
+"""Built-in functions that are stable only because of the session's settings, its role or what DDL has
+configured, or because of functions that all databases have as immutable ones.
 """
 
 
@@ -69,7 +76,6 @@ class Doubt(enum.Enum):
     TEXTS = "too much SQL of views, functions and domains"
     FOREIGN = "a foreign table"
     TEMPORARY = "a temporary table"
-    ROW_SECURITY = "row-level security"
     KIND = "a relation or type of another kind"
     MISSING = "a name that does not exist"
     DATABASE = "the database has casts, comparisons or types that are not proven"
@@ -84,6 +90,8 @@ class Verdict:
     `tables`: the OIDs of those that it reads, partitions and children included, and of the views.
 
     `catalog_tables`: it reads tables or views that came with initdb.
+
+    `unkept`: what its text, or that of a view and the like, depends on besides.
     """
 
     proven: bool
@@ -92,6 +100,7 @@ class Verdict:
     name: Name | None = None
     tables: frozenset[int] = frozenset()
     catalog_tables: bool = False
+    unkept: Unkept | None = attrs.field(default=None, eq=False)
 
 
 _DATABASE = None
@@ -102,21 +111,23 @@ _DOUBTS = {
     "input": Doubt.INPUT,
     "foreign": Doubt.FOREIGN,
     "temporary": Doubt.TEMPORARY,
-    "row_security": Doubt.ROW_SECURITY,
     "kind": Doubt.KIND,
 }
 
 
-@attrs.define(eq=False)
+@attrs.define
 class _Answer:
     """What one name stands for; nothing at all if it is missing."""
 
     missing: bool = True
     doubt: Doubt | None = None
     stable: bool = False
-    readings: list[Reading | NotReading] = attrs.field(factory=list)
+    readings: list[Reading | NotReading] = attrs.field(factory=list, eq=frozenset)
+    promised: list[Writing] = attrs.field(factory=list, eq=frozenset)
+    """Of functions that are declared immutable: the tables that they read all the same count."""
     tables: set[int] = attrs.field(factory=set)
     catalog_tables: bool = False
+    unkept: Unkept | None = None
 
     def take(self, name: str, finding: str, detail: bytes) -> None:
         self.missing = False
@@ -130,6 +141,12 @@ class _Answer:
             case "text":
                 if detail:
                     self.readings.append(read(detail))
+            case "promise":
+                promised = routine(detail)
+                if isinstance(promised, Writing):
+                    self.promised.append(promised)
+            case "timetz":
+                self.unkept = Unkept.TIME
             case "check":
                 expression = detail.removeprefix(b"CHECK ").removesuffix(b" NOT VALID")
                 self.readings.append(read(b"SELECT " + expression))
@@ -205,6 +222,23 @@ class Catalog:
             self.clear()
         self._answers.update(inquiry.answers)
 
+    def review(self, names: Iterable[Name | None] | None = None) -> list[Inquiry]:
+        """Questions for all that is known, or for these names, to see whether it still holds."""
+        asked = list(self._answers if names is None else names)
+        parts = (asked[at : at + MOST_AT_ONCE] for at in range(0, len(asked), MOST_AT_ONCE))
+        return [Inquiry(frozenset(part), self.version) for part in parts]
+
+    def confirms(self, inquiry: Inquiry) -> bool:
+        """Whether a complete answer is what is known; also if that has been forgotten meanwhile."""
+        if inquiry.version != self.version:
+            return True
+        return all(self._answers.get(name) in (None, answer) for name, answer in inquiry.answers.items())
+
+    @property
+    def names(self) -> frozenset[Name | None]:
+        """Of which something is known."""
+        return frozenset(self._answers)
+
 
 def settles_parameters(reading: Reading, types: Iterable[int]) -> bool:
     """Whether a verdict on a reading holds for parameters of these types, OIDs as in Parse.
@@ -219,6 +253,7 @@ def _judge(reading: Reading, answers: dict[Name | None, _Answer]) -> Verdict | s
     """A verdict, or the names to ask for."""
     unknown: set[Name | None] = set()
     tables: set[int] = set()
+    unkept: Unkept | None = None
     stable = catalog_tables = False
     base = answers.get(_DATABASE)
     if base is not None and base.doubt is not None:
@@ -229,6 +264,7 @@ def _judge(reading: Reading, answers: dict[Name | None, _Answer]) -> Verdict | s
     else:
         pending += [(_DATABASE, text) for text in base.readings]
     seen: set[Reading] = set()
+    promised: list[Writing] = []
     while pending:
         source, text = pending.pop()
         if isinstance(text, NotReading):
@@ -238,7 +274,7 @@ def _judge(reading: Reading, answers: dict[Name | None, _Answer]) -> Verdict | s
         seen.add(text)
         if len(seen) > MOST_TEXTS:
             return Verdict(False, doubt=Doubt.TEXTS, name=source)
-        stable = stable or text.momentary
+        unkept = unkept or text.unkept
         for name in text.names:
             answer = answers.get(name)
             if answer is None:
@@ -249,14 +285,42 @@ def _judge(reading: Reading, answers: dict[Name | None, _Answer]) -> Verdict | s
             if answer.doubt is not None:
                 return Verdict(False, doubt=answer.doubt, name=name)
             stable = stable or answer.stable
+            unkept = unkept or answer.unkept
+            promised += answer.promised
             catalog_tables = catalog_tables or answer.catalog_tables
             tables |= answer.tables
             pending += [(name, found) for found in answer.readings]
+    tables |= _read_by(promised, answers, unknown)
     if unknown:
         return unknown
     return Verdict(
         True,
-        Volatility.STABLE if stable else Volatility.IMMUTABLE,
+        Volatility.STABLE if stable or unkept else Volatility.IMMUTABLE,
         tables=frozenset(tables),
         catalog_tables=catalog_tables,
+        unkept=unkept,
     )
+
+
+def _read_by(
+    functions: Iterable[Writing], answers: dict[Name | None, _Answer], unknown: set[Name | None]
+) -> set[int]:
+    """The tables that these functions read, directly or not, by their words; names that have to be asked for
+    are added to `unknown`.
+    """
+    tables: set[int] = set()
+    pending: list[Writing | Reading | NotReading] = list(functions)
+    seen: set[Writing | Reading] = set()
+    while pending and len(seen) < MOST_TEXTS:
+        text = pending.pop()
+        if isinstance(text, NotReading) or text in seen:
+            continue
+        seen.add(text)
+        for name in text.names:
+            answer = answers.get(name)
+            if answer is None:
+                unknown.add(name)
+            else:
+                tables |= answer.tables
+                pending += [*answer.promised, *answer.readings]
+    return tables

@@ -14,12 +14,15 @@ What a row says, by its fourth column:
 
 - A function that the name may call: `immutable`, `volatile`, `stable` (built-in), `declared` (stable, of a
   user, in C), `unreadable` (stable, of a user, in a language that nobody here reads), `settled` (built-in,
-  stable, called by an operator, an aggregate or the like: it depends on settings only), `input` (with
-  arguments that no SQL statement should pass).
+  stable, called by an operator, an aggregate or the like, or of certain extensions: it depends on settings,
+  and on what DDL has configured, only), `input` (with arguments that no SQL statement should pass).
 - `text`: SQL that runs with it, in the fifth column: the body of a function, the defaults of its arguments,
-  the definition of a view. `check`: the constraint of a domain that a value can come to.
+  the definition of a view, the condition of a policy. `check`: the constraint of a domain that a value can
+  come to.
 - `table`, a table that is read, `system`, one that came with initdb, and `view`, with their OIDs.
-- `foreign`, `temporary`, `row_security`, `kind`: a relation whose reading does more, or may.
+- `foreign`, `temporary`, `kind`: a relation whose reading does more, or may. `timetz`: one with such values,
+  whose input depends on the time.
+- `promise`: the definition of an immutable function of a user, in SQL or PL/pgSQL.
 - `type`: a type that a value is cast to.
 
 The rows of the kind `database` are about what runs without being named: casts, comparisons, in- and output.
@@ -34,12 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_pool.protocol.reading_kinds import Name
+    from trio_pool.protocol.writing_kinds import Target
 
 FIRST_USER_OID = 16384
 DATABASE = "database"
 
 
-def parameter(names: Iterable[Name | None]) -> str:
+def parameter(names: Iterable[Name | Target | None]) -> str:
     """The query's parameter. None asks for what runs without being named."""
     lines = (
         f"{name.kind.value}\t{name.schema}\t{name.name}" if name else f"{DATABASE}\t\t" for name in names
@@ -55,8 +59,8 @@ _TYPE_FUNCTIONS = ", ".join(
     f"t.typ{part}::oid" for part in ("input", "output", "receive", "send", "modin", "modout")
 )
 
-# Abbreviated: `=` for OPERATOR(pg_catalog.=), `oid` and the like for types; `_qualified` writes them out.
-_SQL = f"""
+# Abbreviated: `=` for OPERATOR(pg_catalog.=), `oid` and the like for types; `qualified` writes them out.
+NAMED = f"""
 WITH RECURSIVE asked AS (
   SELECT split_part(line, E'\\t', 1) AS kind, split_part(line, E'\\t', 2) AS schema,
          split_part(line, E'\\t', 3) AS name
@@ -97,7 +101,9 @@ WITH RECURSIVE asked AS (
     FROM called AS c JOIN @pg_aggregate AS a ON a.aggfnoid::oid = c.oid
     CROSS JOIN LATERAL unnest(ARRAY[{_AGGREGATE_FUNCTIONS}]) AS f (oid)
    WHERE f.oid <> 0::oid
-), relations AS (
+)"""
+"""What is asked about, and `procs`: the functions that may be called by those names."""
+_SQL = f"""{NAMED}, relations AS (
   SELECT s.kind, s.schema, s.name, c.oid
     FROM spaces AS s JOIN @pg_class AS c ON c.relname = s.name::name AND c.relnamespace = s.oid
    WHERE s.kind = 'relation'
@@ -142,6 +148,10 @@ SELECT DISTINCT p.kind, p.schema, p.name, CASE
          WHEN f.provolatile = 'v' THEN 'volatile'
          WHEN f.oid < {FIRST_USER_OID}::oid AND p.silent THEN 'settled'
          WHEN f.oid < {FIRST_USER_OID}::oid THEN 'stable'
+         WHEN f.prolang = 13::oid AND EXISTS (
+           SELECT FROM @pg_depend AS d JOIN @pg_extension AS e ON e.oid = d.refobjid
+            WHERE d.classid = 1255::oid AND d.objid = f.oid AND d.refclassid = 3079::oid
+              AND d.deptype = 'e' AND e.extname IN ['pg_trgm', 'unaccent']) THEN 'settled'
          WHEN f.prolang IN [12::oid, 13::oid] THEN 'declared'
          WHEN f.prolang = 14::oid AND f.prosrc <> '' THEN 'text'
          ELSE 'unreadable' END AS finding,
@@ -155,7 +165,6 @@ SELECT DISTINCT p.kind, p.schema, p.name, 'text', 'SELECT ' || pg_get_expr(f.pro
 UNION ALL
 SELECT f.kind, f.schema, f.name, CASE
          WHEN c.relpersistence = 't' THEN 'temporary'
-         WHEN c.relrowsecurity THEN 'row_security'
          WHEN c.relkind = 'v' THEN 'view'
          WHEN c.relkind = 'f' THEN 'foreign'
          WHEN c.relkind NOT IN ['r', 'p', 'm'] OR c.relam >= {FIRST_USER_OID}::oid THEN 'kind'
@@ -166,6 +175,20 @@ UNION ALL
 SELECT f.kind, f.schema, f.name, 'text', pg_get_viewdef(c.oid)
   FROM families AS f JOIN @pg_class AS c ON c.oid = f.oid
  WHERE c.relkind = 'v'
+UNION ALL
+SELECT DISTINCT f.kind, f.schema, f.name, 'text', 'SELECT ' || pg_get_expr(p.polqual, p.polrelid)
+  FROM families AS f JOIN @pg_class AS c ON c.oid = f.oid AND c.relrowsecurity
+  JOIN @pg_policy AS p ON p.polrelid = f.oid
+ WHERE p.polcmd IN ['r', '*'] AND p.polqual IS NOT NULL
+UNION ALL
+SELECT DISTINCT f.kind, f.schema, f.name, 'timetz', ''
+  FROM families AS f JOIN @pg_attribute AS a ON a.attrelid = f.oid
+ WHERE a.atttypid IN [1266::oid, 1270::oid] AND a.attnum > 0::int2 AND NOT a.attisdropped
+UNION ALL
+SELECT DISTINCT p.kind, p.schema, p.name, 'promise', pg_get_functiondef(f.oid)
+  FROM procs AS p JOIN @pg_proc AS f ON f.oid = p.oid JOIN @pg_language AS l ON l.oid = f.prolang
+ WHERE f.oid >= {FIRST_USER_OID}::oid AND f.provolatile = 'i' AND f.prokind <> 'a'
+   AND l.lanname IN ['sql', 'plpgsql']
 UNION ALL
 SELECT DISTINCT v.kind, v.schema, v.name, 'check', pg_get_constraintdef(k.oid)
   FROM values_of AS v JOIN @pg_constraint AS k ON k.contypid = v.oid
@@ -178,7 +201,7 @@ SELECT t.kind, t.schema, t.name,
 """
 
 
-def _qualified(sql: str) -> str:
+def qualified(sql: str) -> str:
     """Everything written out, in one line."""
     sql = re.sub(r"@(?=pg_)", "pg_catalog.", sql)
     sql = re.sub(r"NOT IN \[(.*?)\]", r"<> ALL (ARRAY[\1])", sql)
@@ -192,4 +215,4 @@ def _qualified(sql: str) -> str:
     return re.sub(r"\s+", " ", sql).strip()
 
 
-SQL = _qualified(_SQL)
+SQL = qualified(_SQL)

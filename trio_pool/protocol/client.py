@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trio_pool.errors import ClientFault, SqlState
-from trio_pool.protocol.carried import MAX_STATEMENT
+from trio_pool.protocol.carried import MAX_STATEMENT, UNKNOWN_TEXT
 from trio_pool.protocol.facts import NOTHING
 from trio_pool.protocol.lone import lone_statement
 from trio_pool.protocol.plain import plain
@@ -26,6 +26,7 @@ from trio_pool.protocol.sent import running
 from trio_pool.protocol.serverless import (
     BIND,
     CLOSE,
+    DESCRIBE,
     FLUSH,
     LONGEST_OPENING,
     PARSE,
@@ -36,6 +37,7 @@ from trio_pool.protocol.serverless import (
     ClientState,
     ServerlessSession,
 )
+from trio_pool.protocol.watch import EVERYTHING
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, between, header
 from trio_pool.wire.tags import Frontend, Status, Target
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from trio_pool.protocol.server import ServerSession
     from trio_pool.protocol.settings import Settings
     from trio_pool.protocol.statements import StatementRegistry
+    from trio_pool.protocol.watch import Watch
 
 __all__ = ["MAX_WAITING_INPUT", "STREAMED", "ClientSession", "ClientState"]
 
@@ -51,7 +54,9 @@ MAX_WAITING_INPUT: Final = 1 << 18
 """How much input is kept for a client that waits for a server before its socket is no longer read."""
 
 EXECUTE: Final = Frontend.EXECUTE
-DESCRIBE: Final = Frontend.DESCRIBE
+_WATCHED: Final = frozenset({QUERY, BIND, Frontend.FUNCTION_CALL})
+"""What may write to tables."""
+_KNOWABLE: Final = frozenset({PARSE, DESCRIBE, CLOSE})
 _SMALL: Final = frozenset({DESCRIBE, EXECUTE, CLOSE, SYNC, FLUSH, TERMINATE})
 
 
@@ -64,8 +69,10 @@ class ClientSession(ServerlessSession):
         "_quiet",
         "ahead",
         "held",
+        "is_link",
         "sent",
         "shares",
+        "watch",
     )
 
     def __init__(
@@ -78,6 +85,7 @@ class ClientSession(ServerlessSession):
         shares: bool = True,
         rejects: bool = False,
         defers_begin: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(
             registry,
@@ -97,6 +105,8 @@ class ClientSession(ServerlessSession):
         """Whether nothing is sent for now, since a cancel request of ours is under way that is not meant for
         it.
         """
+        self.is_link = False
+        """Whether it is another trio-pool's, for clients of its own."""
         self.sent = b""
         """What was sent last, to tell what the client is doing."""
         self.ahead = b""
@@ -104,6 +114,8 @@ class ClientSession(ServerlessSession):
         self._parts: list[bytes] = []
         """A long message that is collected rather than passed, and (`_need`) how much of it is missing."""
         self._need = 0
+        self.watch = watch
+        """What wants to know which tables are written to; None if nobody does."""
 
     # -- the four things that happen to a client -------------------------------------------------------------
 
@@ -126,7 +138,9 @@ class ClientSession(ServerlessSession):
         if self.server is not None and not self._quiet and not self.held:
             if not self.body_left:  # the rest of a long message may look like anything
                 self.sent = data
-            return self._translate(data, self.server)
+                if data and data[0] in _KNOWABLE and self._rests(self.server):
+                    data = self._answer_known(data, self.server.status)
+            return self._translate(data, self.server) if data else b""
         self.input = data
         state = self.state
         if state is ClientState.IDLE and len(data) <= LONGEST_OPENING and self._opens_as_before(data):
@@ -136,6 +150,17 @@ class ClientSession(ServerlessSession):
         elif not self._quiet and state is not ClientState.WAITING:
             self._alone()
         return b""
+
+    def _rests(self, server: ServerSession) -> bool:
+        """Whether nothing is under way in the transaction on the leased server that could change what a
+        statement is described as, or what becomes of a request that is not sent.
+        """
+        return (
+            self.registry.descriptions.kept
+            and server.status == Status.IN_TRANSACTION
+            and not (server.waiting or server.opening or self.mends)
+            and not self._differs(server)
+        )
 
     def link(self, server: ServerSession) -> bytes:
         """A server is leased; returns what is to be sent to it."""
@@ -215,6 +240,37 @@ class ClientSession(ServerlessSession):
         if self._skipping or self.mends or self.begun is not None:
             return None
         return lone_statement(request, self.statements)
+
+    # -- a request that is answered from memory --------------------------------------------------------------
+
+    @property
+    def is_unencumbered(self) -> bool:
+        """Whether what comes next begins with a message, and nothing has to be seen to first. Hot path."""
+        if self._skipping or self._need or self.body_left or self.input:
+            return False
+        return not self.mends and self.begun is None
+
+    def was_answered(self, request: bytes) -> None:
+        """A request, which is `lone`, was answered without a server: what else it does is done. Hot path."""
+        tag, length = header(request, 0)
+        if tag == QUERY:
+            self.unnamed = None
+        elif tag == PARSE:
+            self._parse_unnamed(between(request, 6, length + 1))
+        else:
+            self.binds += 1
+
+    def set_aside(self) -> None:
+        """What waits for a server waits for an answer instead."""
+        self.ahead, self.input = self.input, b""
+
+    def answered_aside(self) -> None:
+        """What was set aside is answered; what has come meanwhile is next."""
+        request, self.ahead = self.ahead, b""
+        self.was_answered(request)
+        self.state = ClientState.IDLE
+        if self.input:
+            self._alone()
 
     def has_turn(self, server: ServerSession) -> None:
         """The server's next answer is this client's. Until it is there, nothing more is sent."""
@@ -382,9 +438,11 @@ class ClientSession(ServerlessSession):
                 size = at
                 break
             elif tag == FLUSH:
-                if not (bound or earlier) and self._may_end_quietly(server):
+                if end == size and not (bound or earlier) and self._may_end_quietly(server):
                     return b"".join([*(out or ()), data[start:at], self._end_quietly(data[end:], server)])
                 server.flush()
+            if self.watch is not None and tag in _WATCHED:
+                server.touched |= self._touched(tag, data, at, min(end, size), self.watch)
             if rewritten is not None:
                 if out is None:
                     out = []
@@ -397,6 +455,19 @@ class ClientSession(ServerlessSession):
         if out is None and at == size and self.state is ClientState.LINKED:
             return data
         return self._finish(data, start, at, size, out)
+
+    def _touched(self, tag: int, data: bytes, at: int, end: int, watch: Watch) -> frozenset[int]:
+        """The tables that a Query, Bind or FunctionCall may change, of which the part up to `end` is here."""
+        text: bytes | None = None
+        if tag == QUERY:
+            if data[end - 1] == 0 and end - at == header(data, at)[1] + 1:
+                text = between(data, at + 5, end - 1)
+        elif tag == BIND:
+            portal_end = data.find(b"\0", at + 5, end)
+            name_end = data.find(b"\0", portal_end + 1, end)
+            if portal_end >= 0 and name_end >= 0 and self.unnamed is not UNKNOWN_TEXT:
+                text = self._text_of(between(data, portal_end + 1, name_end))
+        return EVERYTHING if text is None else watch.touched(text)
 
     def _may_end_quietly(self, server: ServerSession) -> bool:
         return (

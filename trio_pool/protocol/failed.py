@@ -3,7 +3,9 @@ server connection.
 
 PostgreSQL's own behaviour in an aborted transaction block (`exec_simple_query`, `exec_parse_message` and
 their kin in postgres.c): every statement is refused with 25P02 until one ends the transaction, which is
-answered with the command tag ROLLBACK. The first refusal says why the transaction is lost.
+answered with the command tag ROLLBACK. The first refusal says why the transaction is lost. COMMIT is refused
+as well, and ends it, if it is the first thing that the client says: few look at the tag, and nobody else
+tells them that nothing was committed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from trio_pool.errors import SqlState
-from trio_pool.protocol.sql import Ending, ending
+from trio_pool.protocol.sql import Ending, commits, ending
 from trio_pool.wire import messages
 from trio_pool.wire.tags import Frontend, Target
 
@@ -45,6 +47,9 @@ class FailedTransaction:
         SELECT 1`).
         """
         match ending(text):
+            case Ending.ALONE | Ending.FIRST if self.cause and commits(text):
+                self.over = True
+                return self.refuse()
             case Ending.ALONE:
                 self.over = True
                 return messages.command_complete("ROLLBACK")
@@ -91,6 +96,8 @@ class FailedTransaction:
                 if ending(executed) is Ending.EMPTY:
                     return messages.EMPTY_QUERY
                 self.over = True
+                if self.cause and commits(executed):
+                    return None
                 return messages.command_complete("ROLLBACK")
             case _:
                 return None

@@ -94,6 +94,8 @@ class Login:
     secret: bytes = attrs.field(init=False, default=b"", repr=False)
     minor: int = attrs.field(init=False)
     """The minor protocol version that both sides speak."""
+    not_understood: frozenset[str] = attrs.field(init=False, default=frozenset())
+    """Protocol options (`_pq_.`) that the server does not know."""
     _scram: Any = attrs.field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -288,6 +290,7 @@ class Login:
         if any(not name.startswith("_pq_.") or name not in self.startup for name in unknown):
             self._violation("the server negotiates options that were not asked for")
         self.minor = version & 0xFFFF
+        self.not_understood = frozenset(unknown)
 
     def _keep_key(self, body: bytes) -> None:
         """BackendKeyData (`getBackendKeyData`): in protocol 3.0 the secret has 4 bytes."""

@@ -64,6 +64,12 @@ def lone_statement(data: bytes, names: Mapping[bytes, Preparable] | None) -> byt
     return statement.text if _settled(statement.rest, len(statement.text)) else None
 
 
+def with_name(name: bytes, rest: bytes) -> bytes:
+    """A lone request of a prepared statement, of which `rest` is what follows the name in its Bind."""
+    ending = max((end for end in _ENDS if rest.endswith(end)), key=len)  # no Bind ends like a Describe
+    return messages.message(BIND, b"\0" + name + rest.removesuffix(ending)) + ending
+
+
 def _parsed(data: bytes, end: int) -> bytes | None:
     """The text of a Parse of the unnamed statement that ends there."""
     text_end = data.find(b"\0", 6, end)

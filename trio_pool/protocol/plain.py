@@ -48,8 +48,7 @@ def _looks_plain(text: bytes) -> bool:
     lowered = text.lower()
     first = lowered[:3]
     if first not in _HARMLESS:
-        lowered = lowered.lstrip()
-        first = lowered[:3]
+        first = _behind_comments(lowered)[:3]
         if first not in _HARMLESS:
             return False
     # What one byte follows, NUL or not, is the only statement.
@@ -77,3 +76,18 @@ def _looks_plain(text: bytes) -> bool:
         or "ts_stat" in words
         or "ts_rewrite" in words
     )
+
+
+def _behind_comments(text: bytes) -> bytes:
+    """What begins behind white space and comments; nothing if comments are nested."""
+    text = text.lstrip()
+    while text.startswith((b"/*", b"--")):
+        if text.startswith(b"--"):
+            lines = text.splitlines()  # at \n, \r and both, as PostgreSQL's comments end
+            text = text[len(lines[0]) :].lstrip()
+            continue
+        end = text.find(b"*/")
+        if end < 0 or b"/*" in text[2:end]:
+            return b""
+        text = text[end + 2 :].lstrip()
+    return text

@@ -53,6 +53,15 @@ class Why(enum.Enum):
     SYNTAX = "syntax that is not known to be harmless"
 
 
+class Unkept(enum.Enum):
+    """What a result depends on by the words of a text, besides tables and the settings of the client."""
+
+    TIME = "it depends on the time"
+    NAMES = "it looks up what a name means (regclass and the like)"
+    ROWS = "it tells how rows are stored (ctid, xmax, cmin, cmax)"
+    SETTING = "it tells a setting that is not one of the application's own"
+
+
 @attrs.frozen
 class NotReading:
     """A text that is not known to be one statement that only reads."""
@@ -72,21 +81,21 @@ class Reading:
 
     `parameters`: the highest number of a parameter ($1 is 1), or 0.
 
-    `momentary`: it depends on the moment by itself, by CURRENT_TIMESTAMP and the like, or by a string such
-    as 'now' that may become a time.
+    `unkept`: what it depends on besides, the first that was found: CURRENT_TIMESTAMP and the like, or a
+    string such as 'now' that may become a time.
     """
 
     names: frozenset[Name]
     may_miss: frozenset[Name]
     parameters: int
-    momentary: bool
+    unkept: Unkept | None
 
     def of(self, kind: Kind) -> frozenset[Name]:
         """Its names of one kind."""
         return frozenset(name for name in self.names if name.kind is kind)
 
 
-_known: WeakValueDictionary[tuple[frozenset[Name], frozenset[Name], int, bool], Reading] = (
+_known: WeakValueDictionary[tuple[frozenset[Name], frozenset[Name], int, Unkept | None], Reading] = (
     WeakValueDictionary()
 )
 
@@ -95,10 +104,10 @@ def intern(
     names: frozenset[Name],
     may_miss: frozenset[Name] = frozenset(),
     parameters: int = 0,
-    momentary: bool = False,
+    unkept: Unkept | None = None,
 ) -> Reading:
     """The one `Reading` with these values."""
-    key = (names, may_miss, parameters, momentary)
+    key = (names, may_miss, parameters, unkept)
     known = _known.get(key)
     if known is None:
         known = _known[key] = Reading(*key)

@@ -18,12 +18,12 @@ Beside the names that are written, PostgreSQL looks some up by itself:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from postgast import pg_query_pb2 as ast
 
-from trio_pool.protocol.reading_kinds import Kind, Name, Reading, Why, intern
+from trio_pool.protocol.reading_kinds import Kind, Name, Reading, Unkept, Why, intern
 from trio_pool.protocol.sql import children
 
 if TYPE_CHECKING:
@@ -77,7 +77,20 @@ _TIMES = frozenset(
         ast.SVFOP_LOCALTIMESTAMP_N,
     }
 )
-_MOMENT = re.compile(r"now|today|tomorrow|yesterday", re.IGNORECASE)
+_TELLING_WHO = {
+    ast.SVFOP_CURRENT_ROLE: "current_user",
+    ast.SVFOP_CURRENT_USER: "current_user",
+    ast.SVFOP_USER: "current_user",
+    ast.SVFOP_SESSION_USER: "session_user",
+    ast.SVFOP_CURRENT_CATALOG: "current_database",
+    ast.SVFOP_CURRENT_SCHEMA: "current_schema",
+}
+"""Functions that are the same."""
+MOMENT = r"(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])"
+"""What the input of a time takes for one: a run of letters, whatever is around it."""
+_MOMENT = re.compile(MOMENT, re.IGNORECASE)
+_STORED = frozenset({"ctid", "xmax", "cmin", "cmax"})
+"""Columns that change without a change of the contents."""
 
 
 class NotOnlyReading(Exception):
@@ -97,7 +110,10 @@ class ReadingTree:
     expressions: set[str] = attrs.field(factory=set)
     """Names of common table expressions."""
     parameters: int = 0
-    momentary: bool = False
+    unkept: Unkept | None = None
+
+    handlers: ClassVar[dict[type, Callable[..., None]]] = {}
+    harmless: ClassVar[frozenset[type]] = frozenset()
 
     def reading(self) -> Reading:
         local = {Name(Kind.RELATION, "", name) for name in self.expressions}
@@ -105,7 +121,7 @@ class ReadingTree:
             frozenset(self.names),
             frozenset(self.may_miss | (local & self.names)),
             self.parameters,
-            self.momentary,
+            self.unkept,
         )
 
     def look(self, root: Any) -> None:
@@ -114,10 +130,10 @@ class ReadingTree:
         while stack:
             node = stack.pop()
             kind = type(node)
-            handler = _HANDLERS.get(kind)
+            handler = self.handlers.get(kind)
             if handler is not None:
                 handler(self, node)
-            elif kind not in _HARMLESS:
+            elif kind not in self.harmless:
                 raise NotOnlyReading(_WHY.get(kind, Why.SYNTAX))
             if kind not in _CLOSED:
                 stack.extend(children(node))
@@ -136,13 +152,16 @@ class ReadingTree:
     def add_optional(self, kind: Kind, schema: str, name: str) -> None:
         self.may_miss.add(self.add(kind, schema, name))
 
+    def depends(self, unkept: Unkept) -> None:
+        self.unkept = self.unkept or unkept
+
     def operator(self, *names: str) -> None:
         """Operators that are looked up without a schema."""
         for name in names:
             self.add(Kind.OPERATOR, "", name)
 
     def written_operator(self, parts: Any) -> None:
-        self.add(Kind.OPERATOR, *_schema_and_name(parts))
+        self.add(Kind.OPERATOR, *schema_and_name(parts))
 
     # -- nodes, in the order of _HANDLERS --------------------------------------------------------------------
 
@@ -150,9 +169,11 @@ class ReadingTree:
         self.add(Kind.RELATION, node.schemaname, node.relname)
 
     def call(self, node: Any) -> None:
-        schema, name = _schema_and_name(node.funcname)
+        schema, name = schema_and_name(node.funcname)
         if name in _TELLING or name in _DOING or _RUNNING.match(name):
             raise NotOnlyReading(Why.SESSION)
+        if name == "current_setting" and not (node.args and _is_of_application(node.args[0])):
+            self.depends(Unkept.SETTING)
         if len(node.args) == 1:
             self.add_optional(Kind.FUNCTION, schema, name)
             self.add_optional(Kind.TYPE, schema, name)
@@ -162,6 +183,8 @@ class ReadingTree:
     def column(self, node: Any) -> None:
         """`a` is no call, whatever it names; `a.b` may be one."""
         last = node.fields[-1]
+        if last.string.sval in _STORED:
+            self.depends(Unkept.ROWS)
         if len(node.fields) > 1 and last.WhichOneof("node") == "string":
             self.attribute(last.string.sval)
 
@@ -171,6 +194,8 @@ class ReadingTree:
                 self.attribute(item.string.sval)
 
     def attribute(self, name: str) -> None:
+        if name == "current_setting":
+            self.depends(Unkept.SETTING)
         if name in _TELLING or name in _DOING or _RUNNING.match(name):
             raise NotOnlyReading(Why.SESSION)
         self.add_optional(Kind.ATTRIBUTE, "", name)
@@ -205,12 +230,15 @@ class ReadingTree:
     def type_name(self, node: Any) -> None:
         if node.setof or node.pct_type or not node.names:
             raise NotOnlyReading(Why.SYNTAX)
-        schema, name = _schema_and_name(node.names)
+        schema, name = schema_and_name(node.names)
         if schema == "pg_catalog" and name in ("float4", "float8"):
             # Which of them `float(n)` means depends on a number, and those are not told apart.
             self.add(Kind.TYPE, schema, "float4")
             name = "float8"
-        self.momentary = self.momentary or name.startswith("reg")
+        if name.startswith("reg"):
+            self.depends(Unkept.NAMES)
+        elif name == "timetz":  # an offset of today's
+            self.depends(Unkept.TIME)
         self.add(Kind.TYPE, schema, name)
 
     def common_table(self, node: Any) -> None:
@@ -221,13 +249,22 @@ class ReadingTree:
 
     def constant(self, node: Any) -> None:
         if node.WhichOneof("val") == "sval" and _MOMENT.search(node.sval.sval):
-            self.momentary = True
+            self.depends(Unkept.TIME)
 
     def value_function(self, node: Any) -> None:
-        self.momentary = self.momentary or node.op in _TIMES
+        if node.op in _TIMES:
+            self.depends(Unkept.TIME)
+        if (function := _TELLING_WHO.get(node.op)) is not None:
+            self.add_optional(Kind.FUNCTION, "pg_catalog", function)
 
 
-def _schema_and_name(parts: Any) -> tuple[str, str]:
+def _is_of_application(setting: Any) -> bool:
+    """Whether the name of a setting is written out, and has a dot; with or without a cast."""
+    node = setting.type_cast.arg if setting.WhichOneof("node") == "type_cast" else setting
+    return "." in node.a_const.sval.sval
+
+
+def schema_and_name(parts: Any) -> tuple[str, str]:
     """Of `name`, `schema.name` or `database.schema.name`."""
     return parts[-2].string.sval if len(parts) > 1 else "", parts[-1].string.sval
 
@@ -331,3 +368,5 @@ _WHY: dict[type, Why] = {
     ast.DeleteStmt: Why.WRITES,
     ast.MergeStmt: Why.WRITES,
 }
+ReadingTree.handlers = _HANDLERS
+ReadingTree.harmless = _HARMLESS

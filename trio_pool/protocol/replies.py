@@ -108,7 +108,8 @@ class Group:
     error of what was to be laid out in front of it and could not be; it says more than the one that
     follows from that. If it `holds_end`, its end waits for the group of ours behind it, which completes what
     the client asked for. The first `ahead` completions are those of a deferred BEGIN, of which the client has
-    been told already.
+    been told already. Where it `describes`, what a statement is described as is `described` when its edit is
+    done.
     """
 
     by_query: bool = False
@@ -125,6 +126,8 @@ class Group:
     excuse: bytes = b""
     holds_end: bool = False
     ahead: int = 0
+    describes: bool = False
+    described: bytes = b""
 
     @property
     def harmless(self) -> bool:
@@ -182,6 +185,7 @@ class Group:
         self.explained = self.explained or other.explained
         self.unknown = self.unknown or other.unknown
         self.excuse = self.excuse or other.excuse
+        self.describes = self.describes or other.describes
 
     def undo(self) -> None:
         """Take back everything that has not happened, the latest first."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trio_pool.errors import Reason, ServerFault, SqlState
+from trio_pool.protocol import link
 from trio_pool.protocol.backend import SEQUENCES, UNKNOWN, BackendSession
 from trio_pool.protocol.facts import Ask
 from trio_pool.protocol.replies import (
@@ -30,6 +31,7 @@ from trio_pool.protocol.replies import (
     SYNCED,
     Group,
 )
+from trio_pool.protocol.watch import NOTHING_TOUCHED
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FramingError, between, header
 from trio_pool.wire.tags import Backend, Status
@@ -58,7 +60,8 @@ CLEAN: Final = frozenset(
 # Commands that may move sequences, through the defaults of columns and through triggers.
 MOVING: Final = frozenset(b"INS UPD DEL MER COP".split())
 # Commands after which a text prepared before may mean something else.
-_DDL: Final = frozenset(b"CRE ALT DRO".split())
+_DDL: Final = frozenset(b"CRE ALT DRO IMP".split())
+_CODE: Final = b"DO\0"
 
 # Reasons to keep the server for commands whose text was too long to be known.
 _PINNING: Final = {b"PREPARE\0": "SQL PREPARE", b"LOAD\0": "LOAD"}
@@ -66,6 +69,7 @@ _PINNING: Final = {b"PREPARE\0": "SQL PREPARE", b"LOAD\0": "LOAD"}
 _ASYNCHRONOUS: Final = frozenset(
     {Backend.NOTICE_RESPONSE, Backend.NOTIFICATION_RESPONSE, Backend.PARAMETER_STATUS}
 )
+DESCRIBING: Final = frozenset({Backend.PARAMETER_DESCRIPTION, Backend.ROW_DESCRIPTION, Backend.NO_DATA})
 _LOOKED_INTO: Final = frozenset(
     {
         READY_FOR_QUERY,
@@ -110,7 +114,9 @@ class ServerSession(BackendSession):
         "repeats",
         "rested",
         "schema_changed",
+        "suspects_code",
         "takes_turns",
+        "touched",
         "verdict",
     )
 
@@ -121,6 +127,7 @@ class ServerSession(BackendSession):
         max_statements: int,
         process_id: int = 0,
         on_plans_changed: Callable[[], None] = lambda: None,
+        suspects_code: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(reported, max_statements=max_statements, process_id=process_id)
         self.drop_body = False
@@ -133,6 +140,8 @@ class ServerSession(BackendSession):
         """Called when a statement fails because its result type has changed: what is prepared from now on
         must be prepared anew.
         """
+        self.suspects_code = suspects_code
+        """Whether the code of a DO may change the schema, unknown to everybody else."""
         self.clean_tags = CLEAN
         self.held_end = b""
         """A ReadyForQuery that waits for a group of ours (see `Group.holds_end`)."""
@@ -152,6 +161,10 @@ class ServerSession(BackendSession):
         """
         self.repeats = False
         """Whether one has: what ran is to be asked again, and its answer is swallowed."""
+        self.touched = NOTHING_TOUCHED
+        """OIDs of tables that may have been changed since the connection was at rest. Only kept where clients
+        have a `Watch`.
+        """
         self._replacement = b""
         """What the client gets in place of the message that was just swallowed."""
 
@@ -280,7 +293,7 @@ class ServerSession(BackendSession):
     @staticmethod
     def _must_be_whole(tag: int, group: Group | None) -> bool:
         """Whether a message cannot be passed in pieces."""
-        if group is None or tag in _LOOKED_INTO:
+        if group is None or tag in _LOOKED_INTO or (group.describes and tag in DESCRIBING):
             return True
         return tag == DATA_ROW and group.errand is not None
 
@@ -295,6 +308,9 @@ class ServerSession(BackendSession):
         if tag == Backend.NOTIFICATION_RESPONSE:
             return self._handle(tag, length, body, group)
         forward = True
+        if group.describes and tag in DESCRIBING:
+            parameters = b"" if tag == Backend.PARAMETER_DESCRIPTION else group.described
+            group.described = parameters + messages.message(tag, body)
         if tag == READY_FOR_QUERY:
             self._ready(body[0] if body else 0, length)
             forward = not (group.quiet or group.holds_end or self.repeats)
@@ -307,7 +323,7 @@ class ServerSession(BackendSession):
             if tag == COMMAND_COMPLETE and not group.swallowed:
                 if group.effects:
                     group.completed(body)
-                if body[:3] not in self.clean_tags:
+                if forward and body[:3] not in self.clean_tags:  # else it is of a statement of ours
                     self._changed_session(body, explained=group.explained and not group.unknown)
         elif tag == DATA_ROW and group.errand is not None and group.errand.row is not None:
             self._errand_row(group.errand.row, body)
@@ -335,9 +351,12 @@ class ServerSession(BackendSession):
             return True
         if tag == Backend.NOTIFICATION_RESPONSE:
             try:
-                return self._notified(body)
+                theirs = self._notified(body)
             except FramingError as problem:
                 raise self._violation(str(problem)) from None
+            if theirs and messages.read_int32(body) == self.process_id:
+                return self._is_marked_as_own(body)
+            return theirs
         if tag == Backend.COPY_IN_RESPONSE and group is not None:
             self.copy_began(group)
             return True
@@ -388,6 +407,13 @@ class ServerSession(BackendSession):
             self.query_skipped()
         return not self._replacement
 
+    def _is_marked_as_own(self, body: bytes) -> bool:
+        """A notification that its client has sent itself: a link is told that. True if nothing was added."""
+        if self.holder is None or not self.holder.is_link:
+            return True
+        self._replacement = link.note(link.OWN) + messages.message(Backend.NOTIFICATION_RESPONSE, body)
+        return False
+
     def _begin_refused(self, body: bytes) -> None:
         """The transaction that the client believes to be in has not begun."""
         self.dirty = True
@@ -434,6 +460,8 @@ class ServerSession(BackendSession):
         self.answered += 1
         if status == IDLE:
             self.rested = self.answered
+            if self.asks or self.inspecting:
+                self.unread = True
         group = self.groups.popleft()
         if group.swallowed:
             self.own_answers += 1
@@ -447,7 +475,7 @@ class ServerSession(BackendSession):
 
         Whatever its text could tell is known already if it is `explained`.
         """
-        if tag[:3] in _DDL:
+        if tag[:3] in _DDL or (tag == _CODE and self.suspects_code()):
             self.schema_changed = True
             self.on_plans_changed()
         if tag[:3] in MOVING and self.counts_sequences:

@@ -18,7 +18,7 @@ from trio_pool.protocol.statements import Opening, Statement
 from trio_pool.protocol.transactions import Answered, Control, Verb, answer_group, control
 from trio_pool.wire import messages
 from trio_pool.wire.frames import FRONTEND_LIMITS, between, header
-from trio_pool.wire.tags import Frontend, Status
+from trio_pool.wire.tags import Frontend, Status, Target
 
 if TYPE_CHECKING:
     from trio_pool.protocol.backend import Preparable
@@ -40,6 +40,7 @@ QUERY: Final = Frontend.QUERY
 BIND: Final = Frontend.BIND
 PARSE: Final = Frontend.PARSE
 CLOSE: Final = Frontend.CLOSE
+DESCRIBE: Final = Frontend.DESCRIBE
 SYNC: Final = Frontend.SYNC
 FLUSH: Final = Frontend.FLUSH
 TERMINATE: Final = Frontend.TERMINATE
@@ -197,7 +198,10 @@ class ServerlessSession(CarriedSession):
                     self.state = ClientState.WAITING
             elif self.defers_begin and whole and self._control_alone(tag, end):
                 pass
-            elif tag == PARSE and whole and self._prepare_alone(self.input[5:end]):
+            elif whole and (
+                (tag == PARSE and self._prepare_alone(self.input[5:end], self.input[end : end + 1]))
+                or (tag == DESCRIBE and self._describe_alone(self.input[5:end]))
+            ):
                 self._drop(end)
             else:
                 self.state = ClientState.WAITING
@@ -217,16 +221,26 @@ class ServerlessSession(CarriedSession):
                 self._forget(between(body, 1, len(body) - 1))
             self.replies += messages.CLOSE_COMPLETE
 
-    def _prepare_alone(self, body: bytes) -> bool:
+    def _prepare_alone(self, body: bytes, following: bytes) -> bool:
         """Parse of a named statement that some server has accepted before needs none now; it gets there with
-        its first Bind.
+        its first Bind. So does an unnamed one, if it is described and not bound at once: `following` is the
+        tag behind it.
 
         That is more than thrift: a program that prepares in one connection and waits, while it holds a
         transaction open in another, would wait for itself.
         """
-        name, _, rest = body.partition(b"\0")
+        name, separator, rest = body.partition(b"\0")
         names = self.statements if self.statements is not None else {}
-        if not name or name in names or len(names) >= self.max_statements:
+        if not name:
+            descriptions = self.registry.descriptions
+            if not descriptions.kept or not separator or (following and following[0] == BIND):
+                return False
+            if self.registry.described(rest, self.settings) is None:
+                return False
+            self._parse_unnamed(rest)
+            self.replies += messages.PARSE_COMPLETE
+            return True
+        if name in names or len(names) >= self.max_statements:
             return False
         statement = self.registry.proven(rest, self.settings)
         if statement is None:
@@ -235,6 +249,51 @@ class ServerlessSession(CarriedSession):
         self._remember(name, statement)
         self.replies += messages.PARSE_COMPLETE
         return True
+
+    def _describe_alone(self, body: bytes) -> bool:
+        """Describe of a statement of which it is known what a server would say (`descriptions`)."""
+        descriptions = self.registry.descriptions
+        if not descriptions.kept or body[:1] != b"S" or body.find(b"\0") != len(body) - 1:
+            return False
+        name = between(body, 1, len(body) - 1)
+        description: bytes | None = None
+        if name:
+            statement = self.statements.get(name) if self.statements is not None else None
+            if isinstance(statement, Statement):
+                content = self.registry.content_of(statement, self.settings)
+                description = None if content is None else descriptions.find(content)
+        elif self.unnamed is not None:
+            description = self.registry.described(self.unnamed, self.settings)
+        if description is None:
+            return False
+        descriptions.answers += 1
+        self.replies += description
+        return True
+
+    def _answer_known(self, data: bytes, status: int) -> bytes:
+        """What is left of a chunk, in a transaction at rest, behind what can be answered as well without its
+        server: Parse and Describe of what is known, and what belongs to them.
+        """
+        at = 0
+        while at + 5 <= len(data):
+            tag, length = header(data, at)
+            end = at + 1 + length
+            if length < 4 or end > len(data):
+                break
+            if tag == PARSE:
+                if not self._prepare_alone(data[at + 5 : end], data[end : end + 1]):
+                    break
+            elif tag == DESCRIBE:
+                if not self._describe_alone(data[at + 5 : end]):
+                    break
+            elif tag == CLOSE and length > 5 and data[at + 5] == Target.STATEMENT:
+                self._answer(CLOSE, data[at + 5 : end])
+            elif tag == SYNC and at:
+                self.replies += messages.READY[status]
+            elif tag != FLUSH or not at:
+                break
+            at = end
+        return data[at:] if at else data
 
     def _control_alone(self, tag: int, end: int) -> bool:
         """BEGIN outside of a transaction, or what ends one of which no server knows."""

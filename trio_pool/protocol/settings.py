@@ -182,9 +182,21 @@ def _restore(count: int) -> str:
     )
 
 
-def needs_no_trial(name: str, value: str) -> bool:
-    """Whether every server takes the value exactly as it is: an application name of plain ASCII that fits."""
+def needs_no_trial(name: str, value: str, server_encoding: str | None = None) -> bool:
+    """Whether every server takes the value exactly as it is: an application name of plain ASCII that fits,
+    and UTF8 as it is `spelled`, where the encoding of the database is known and not the one that PostgreSQL
+    cannot convert to it.
+    """
+    if name == "client_encoding":
+        return value == "UTF8" and server_encoding not in (None, "MULE_INTERNAL")
     return name == "application_name" and len(value) < 64 and value.isascii() and value.isprintable()
+
+
+def spelled(name: str, value: str) -> str:
+    """A value as PostgreSQL reports it, where drivers spell the same one in many ways."""
+    if name == "client_encoding" and re.sub("[^a-z0-9]", "", value.lower()) in ("utf8", "unicode"):
+        return "UTF8"
+    return value
 
 
 def run(sql: str, parameters: Iterable[str | None] = ()) -> bytes:

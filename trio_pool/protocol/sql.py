@@ -61,6 +61,16 @@ def ending(text: bytes) -> Ending:
     return Ending.ALONE if len(statements) == 1 else Ending.FIRST
 
 
+def commits(text: bytes) -> bool:
+    """Whether a text that ends a transaction (`ending`) wants its work kept: COMMIT, END, PREPARE
+    TRANSACTION.
+    """
+    statements = _statements(text)
+    if not statements:
+        return False
+    return bool(statements[0].stmt.transaction_stmt.kind != ast.TRANS_STMT_ROLLBACK)
+
+
 def only_statement(text: bytes) -> ast.Node | None:
     """The one statement of a text; None if there are more or fewer, or if it cannot be read."""
     statements = _statements(text)

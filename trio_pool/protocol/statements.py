@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
+from trio_pool.protocol.descriptions import Descriptions
 from trio_pool.protocol.facts import NOTHING, Facts, known_facts
 from trio_pool.protocol.settings import NONE, Settings, run_apart
 from trio_pool.protocol.transactions import control
@@ -106,6 +107,11 @@ class StatementRegistry:
     _begins: dict[tuple[str, bool], Begin] = attrs.field(factory=dict)
     openings: dict[bytes, Opening] = attrs.field(factory=dict)
     """Texts and groups that begin a transaction, whoever sends them."""
+    descriptions: Descriptions = attrs.field(factory=Descriptions)
+    """What Describe is answered with where that saves a crossing."""
+    schema: Callable[[], int] = lambda: 0
+    """Changes when the schema does, through whichever pool or process that was told of."""
+    _as_of: int = attrs.field(default=0, init=False)
 
     @property
     def nobody(self) -> bytes:
@@ -114,6 +120,7 @@ class StatementRegistry:
 
     def get(self, rest: bytes, settings: Settings = NONE) -> Statement:
         """The statement with this content, prepared under settings with this meaning."""
+        self._look()
         statement = self._by_content.get(rest + settings.meaning)
         if statement is None:
             statement = self._by_content[rest + settings.meaning] = self.make(rest, settings.reading)
@@ -140,12 +147,43 @@ class StatementRegistry:
         """What is prepared from now on is a new statement, even if its text is known: the old ones are of no
         use to who prepares them again.
         """
+        self._as_of = self.schema()
         self._by_content.clear()
+        self.descriptions.clear()
+
+    def _look(self) -> None:
+        """Whether somebody else has changed the schema."""
+        if self.schema() != self._as_of:
+            self.renew()
+
+    @property
+    def changes(self) -> int:
+        """How often the schema has changed."""
+        self._look()
+        return self.descriptions.changes
 
     def proven(self, rest: bytes, settings: Settings = NONE) -> Statement | None:
         """The statement with this content and meaning, if a server has accepted it."""
+        self._look()
         statement = self._by_content.get(rest + settings.meaning)
-        return statement if statement is not None and statement.proven else None
+        if statement is not None and statement.proven:
+            return statement
+        if self.descriptions.kept and self.described(rest, settings) is not None:
+            return self.get(rest, settings)
+        return None
+
+    def described(self, rest: bytes, settings: Settings) -> bytes | None:
+        """What a statement with this content and meaning is described as, if that is known."""
+        self._look()
+        return self.descriptions.find(rest + settings.meaning)
+
+    def content_of(self, statement: Statement, settings: Settings) -> bytes | None:
+        """What a named statement is described by. None if it was prepared under other settings, or before the
+        schema has changed: then a server may have something to say about it.
+        """
+        self._look()
+        content = statement.rest + settings.meaning
+        return content if self._by_content.get(content) is statement else None
 
     def all(self) -> list[Statement]:
         """What some client or server has."""

@@ -163,10 +163,13 @@ def test_set_names_the_nearest_key(own: Pooler) -> None:
 
 
 def test_purge_cache(own: Pooler, way: Way) -> None:
-    """There is nothing to purge yet, and it says so."""
+    """Of everything, a database, a table, a tag; it says how many answers that were."""
     assert way(own, "PURGE CACHE") == []
     assert way(own, "PURGE CACHE app") == []
+    assert way(own, "PURGE CACHE app TABLE pg_class") == []
+    assert way(own, "PURGE CACHE app TAG prices") == []
     refused(way, own, "PURGE CACHE nowhere", "no such database: nowhere")
+    refused(way, own, "PURGE CACHE app ELSE", "expected PURGE CACHE")
     done = run_psql(own.pg, own.host, own.port, "PURGE CACHE", user="admin")
     assert done.stderr == "NOTICE:  0 entries purged\n"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.support.pooler import Pooler
 
-ONCE_AND_EMPTY = {"PEERS", "PEER_POOLS", "DNS_HOSTS", "DNS_ZONES"}
+ONCE_AND_EMPTY = {"PEERS", "PEER_POOLS", "DNS_HOSTS", "DNS_ZONES", "CACHE_REASONS", "TUNNELS"}
 """Of which there is nothing here."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import trio
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from trio_pool.daemon.service import Service
-
 HTTP = {"address": "127.0.0.1:0"}
 """The table `[http]` of a configuration."""
+
+
+class Served(Protocol):
+    """One process, or several together."""
+
+    @property
+    def http_address(self) -> str | None: ...
 
 
 @attrs.frozen
@@ -30,7 +35,7 @@ class Answer:
     body: bytes
 
 
-async def get(service: Service, path: str, **headers: str) -> Answer:
+async def get(service: Served, path: str, **headers: str) -> Answer:
     """GET, by a client in a thread. Underscores in the names of headers are hyphens."""
     assert service.http_address is not None
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -58,7 +63,7 @@ class Scrape:
     families: tuple[Metric, ...]
 
     @classmethod
-    async def of(cls, service: Service) -> Scrape:
+    async def of(cls, service: Served) -> Scrape:
         """Now."""
         answer = await get(service, "/metrics")
         assert answer.status == 200

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_pool.daemon.census import Census
 from trio_pool.daemon.console.session import ConsoleSession
 from trio_pool.daemon.console.show import View
 
@@ -22,4 +23,4 @@ __all__ = ["serve"]
 async def serve(conversation: Conversation, service: Service, user: str, startup: StartupMessage) -> None:
     """The life of a client of the console, from AuthenticationOk on. Raises `EndOfStream`."""
     console = service.clients.consoles[conversation]
-    await ConsoleSession(conversation, View(service, service.samples), user, console).run()
+    await ConsoleSession(conversation, View(service, Census(service)), user, console).run()

@@ -10,24 +10,28 @@ import structlog
 
 from trio_pool.config.problems import ConfigurationError
 from trio_pool.daemon.console import show_config, show_process
-from trio_pool.daemon.console.commands import invalid, nearest
+from trio_pool.daemon.console.commands import Command, invalid, nearest
 from trio_pool.daemon.console.failure import ConsoleError
+from trio_pool.daemon.console.outcome import Outcome
 from trio_pool.daemon.console.settings import changed, entries
+from trio_pool.daemon.gathered.parts import ACT
 from trio_pool.daemon.operations import OperationError
+from trio_pool.daemon.purging import PurgeError, purge, read_purge
+from trio_pool.daemon.workers.channel import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio_pool.daemon.console.commands import Command, Setting
+    from trio_pool.config.model import Config
+    from trio_pool.daemon.console.commands import Setting
+    from trio_pool.daemon.console.outcome import Notices
+    from trio_pool.daemon.console.settings import Entry
     from trio_pool.daemon.operations import Operations, ShutdownMode
     from trio_pool.daemon.service import Service
 
 log = structlog.get_logger()
 
-Notices = list[str]
-"""Lines that the operator is told along with the success."""
-
-_SHUTDOWN: Final[dict[str, ShutdownMode]] = {
+SHUTDOWN_MODES: Final[dict[str, ShutdownMode]] = {
     "": "",
     "WAIT_FOR_SERVERS": "wait_for_servers",
     "WAIT_FOR_CLIENTS": "wait_for_clients",
@@ -77,24 +81,47 @@ async def _kill_client(operations: Operations, command: Command) -> None:
 
 async def _reload(operations: Operations, command: Command) -> Notices:
     try:
-        return await operations.reload()
-    except ConfigurationError as error:
+        return await _apply(operations.service, None)
+    except Refusal as refusal:
         raise ConsoleError(
-            "RELOAD failed, see logs for additional details",
-            sqlstate="F0000",
-            detail="\n".join(map(str, error.problems)),
+            "RELOAD failed, see logs for additional details", sqlstate="F0000", detail=str(refusal)
         ) from None
 
 
 async def _shutdown(operations: Operations, command: Command) -> None:
-    operations.shutdown(_SHUTDOWN[command.argument.upper()])
+    mode = SHUTDOWN_MODES[command.argument.upper()]
+    parent = operations.service.parent
+    if parent is None:
+        operations.shutdown(mode)
+    else:
+        parent.tell("shutdown", mode)  # the operator has the answer before the worker hears of it
+
+
+class Refusal(Exception):
+    """What is wrong with a configuration, a line for each."""
+
+
+async def _apply(service: Service, config: Config | None) -> Notices:
+    """Reload, in all processes: this configuration, or the file as it is now. Raises `Refusal`."""
+    try:
+        if service.parent is None:
+            return await service.operations.reload(config)
+        lines: Notices = await service.parent.call("reload", config)
+        return lines
+    except ConfigurationError as error:
+        raise Refusal("\n".join(map(str, error.problems))) from None
+    except WorkerError as error:
+        if error.kind != ConfigurationError.__name__:
+            raise
+        raise Refusal(str(error)) from None
 
 
 async def _purge(operations: Operations, command: Command) -> Notices:
-    """There is no cache yet, so nothing is in it."""
-    if command.more and operations.service.config.database(command.more) is None:
-        raise ConsoleError(f"no such database: {command.more}")
-    return ["0 entries purged"]
+    try:
+        count = await purge(operations.service, read_purge(command.more))
+    except PurgeError as error:
+        raise ConsoleError(str(error)) from None
+    return [f"{count} entries purged"]
 
 
 def _needed(command: Command) -> str:
@@ -117,10 +144,12 @@ ACTIONS: Final[dict[str, Callable[[Operations, Command], Awaitable[Notices | Non
     "SUSPEND": _suspend,
     "WAIT_CLOSE": _wait_close,
 }
+_BY_THE_PARENT: Final = ("RELOAD", "SET", "SHUTDOWN")
+"""What the parent does, where there is one, and not each worker by itself."""
 _WITHOUT_ARGUMENT: Final = {"RELOAD", "SUSPEND"}
 SPELLINGS: Final = (
     *(name for name in ACTIONS if name != "PURGE"),
-    *(f"SHUTDOWN {mode}" for mode in _SHUTDOWN if mode),
+    *(f"SHUTDOWN {mode}" for mode in SHUTDOWN_MODES if mode),
     "PURGE CACHE",
 )
 """What a slip of the pen is compared with."""
@@ -133,17 +162,13 @@ def is_action(command: Command) -> bool:
         return argument.upper() == "CACHE"
     if name not in ACTIONS or command.more or (argument and name in _WITHOUT_ARGUMENT):
         return False
-    return name != "SHUTDOWN" or argument.upper() in _SHUTDOWN
+    return name != "SHUTDOWN" or argument.upper() in SHUTDOWN_MODES
 
 
 async def act(service: Service, command: Command, user: str) -> tuple[str, Notices]:
-    """Do it. Returns the command tag, and what else is to be said. Raises `ConsoleError`."""
+    """Do it, in all processes. Returns the tag, and what else is to be said. Raises `ConsoleError`."""
     log.info("console command", user=user, command=command.name, argument=command.argument or None)
-    try:
-        notices = await ACTIONS[command.name](service.operations, command)
-    except OperationError as error:
-        raise ConsoleError(str(error)) from None
-    return "PURGE CACHE" if command.name == "PURGE" else command.name, notices or []
+    return await _everywhere(service, command.name, command.argument, command.more)
 
 
 async def change(
@@ -154,17 +179,47 @@ async def change(
         return "SET", ["SET ignored"]
     if not setting.key:
         raise invalid(f"SET {setting.key} = {setting.value}", known)
-    found = show_config.find(service.config, setting.key, setting.value)
+    entry, value = _find(service, setting.key, setting.value)
+    log.info("console command", user=user, command="SET", key=entry.name, value=value)
+    _, lines = await _everywhere(service, "SET", entry.name, value)
+    return f"SET {setting.key}={setting.value}", lines
+
+
+async def _everywhere(service: Service, name: str, argument: str, more: str) -> tuple[str, Notices]:
+    if service.parent is None or name in _BY_THE_PARENT:
+        return (await perform(service, name, argument, more)).unless_failed()
+    try:
+        outcome: Outcome = await service.parent.call(ACT, name, argument, more)
+    except WorkerError as error:
+        raise ConsoleError(str(error)) from None
+    return outcome.unless_failed()
+
+
+async def perform(service: Service, name: str, argument: str, more: str) -> Outcome:
+    """Do it in this process alone, unless it is the parent's to do."""
+    try:
+        if name == "SET":
+            return Outcome(name, await _set(service, argument, more))
+        notices = await ACTIONS[name](service.operations, Command(name, argument, more))
+    except (OperationError, WorkerError) as error:
+        return Outcome(name, [], ConsoleError(str(error)))
+    except ConsoleError as failure:
+        return Outcome(name, [], failure)
+    return Outcome("PURGE CACHE" if name == "PURGE" else name, notices or [])
+
+
+async def _set(service: Service, key: str, text: str) -> Notices:
+    entry, value = _find(service, key, text)
+    try:
+        return await _apply(service, changed(service.config, entry, value))
+    except Refusal as refusal:
+        raise ConsoleError("SET failed", detail=str(refusal)) from None
+
+
+def _find(service: Service, key: str, value: str) -> tuple[Entry, str]:
+    found = show_config.find(service.config, key, value)
     if found is None:
         names = [*show_config.ALIASES, *(entry.name for entry in entries(service.config))]
-        near = nearest(setting.key.lower(), names)
+        near = nearest(key.lower(), names)
         raise ConsoleError("SET failed", hint=f"The nearest key is {near}." if near else None)
-    entry, value = found
-    log.info("console command", user=user, command="SET", key=entry.name, value=value)
-    try:
-        lines = await service.operations.reload(changed(service.config, entry, value))
-    except ConfigurationError as error:
-        raise ConsoleError("SET failed", detail="\n".join(map(str, error.problems))) from None
-    except OperationError as error:
-        raise ConsoleError(str(error)) from None
-    return f"SET {setting.key}={setting.value}", lines
+    return found

@@ -9,7 +9,10 @@ import trio
 
 from trio_pool.daemon.console import actions, shows
 from trio_pool.daemon.console.commands import Command, Setting, invalid, read
+from trio_pool.daemon.console.failure import ConsoleError
 from trio_pool.daemon.console.table import data_row
+from trio_pool.daemon.gathered.sights import gathered
+from trio_pool.daemon.workers.channel import WorkerError
 from trio_pool.wire import messages
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ def understand(text: str) -> Request | None:
 
 async def answer(request: Request, view: View, user: str) -> Answer:
     """Do what is asked for. Raises `ConsoleError`."""
-    view.samples.commands += 1
+    view.service.samples.commands += 1
     match request.what:
         case None:
             return Answer("SHOW", notices=messages.notice("00000", "Console usage", detail=shows.HELP))
@@ -76,7 +79,18 @@ async def answer(request: Request, view: View, user: str) -> Answer:
         case Setting() as setting:
             return _done(*await actions.change(view.service, setting, user, KNOWN))
         case show:
-            return Answer("SHOW", await _all(show.rows(view)))
+            return Answer("SHOW", await _all(show.rows(await _of_all_processes(view, show))))
+
+
+async def _of_all_processes(view: View, show: Show) -> View:
+    """The view with what the table needs of every process; as it is if there is but one."""
+    parent = view.service.parent
+    if parent is None or not show.parts:
+        return view
+    try:
+        return attrs.evolve(view, census=await gathered(parent, show.parts))
+    except WorkerError as error:
+        raise ConsoleError(str(error)) from None
 
 
 async def _all(rows: Iterable[Row]) -> list[Row]:

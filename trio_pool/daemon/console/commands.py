@@ -2,7 +2,7 @@
 
 The grammar is PgBouncer's (1.24, `admin.c`): a word and perhaps one more, or `SET key = value`. Words are
 letters, digits and underscores, or stand in double quotes; nothing depends on upper or lower case but names
-in arguments. Beyond it, comments count for nothing, and a third word is read, for PURGE CACHE.
+in arguments. Beyond it, comments count for nothing, and what follows PURGE CACHE is for `purge` to read.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _SET: Final = re.compile(
     rf"set\s+(?:session\s+)?{_KEY}\s*(?:=|\bto\b)\s*('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[^\s;'\"]+)",
     re.IGNORECASE,
 )
+_PURGE: Final = re.compile(r"(purge)\s+(cache)\b\s*(.*)", re.IGNORECASE | re.DOTALL)
 _COMMENT: Final = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 
 # Of any two commands that differ in more than a slip of the pen, the similarity is below.
@@ -62,6 +63,9 @@ def read(text: str, known: Iterable[str]) -> Command | Setting | None:
     setting = _SET.fullmatch(bare)
     if setting is not None:
         return Setting(_unquoted(setting[1]), _unquoted(setting[2]))
+    purge = _PURGE.fullmatch(bare)
+    if purge is not None:
+        return Command(purge[1].upper(), purge[2], purge[3])
     words = _COMMAND.fullmatch(bare)
     if words is None:
         raise invalid(text, known)

@@ -21,3 +21,10 @@ class ConsoleError(Exception):
         self.sqlstate = sqlstate
         self.detail = detail
         self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _made, (self.message, self.sqlstate, self.detail, self.hint)
+
+
+def _made(message: str, sqlstate: str, detail: str | None, hint: str | None) -> ConsoleError:
+    return ConsoleError(message, sqlstate=sqlstate, detail=detail, hint=hint)

@@ -14,7 +14,7 @@ import trio
 from trio_pool.daemon.console.show import CONSOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from trio_pool.daemon.census import Census
     from trio_pool.daemon.seen import PoolSeen
@@ -65,19 +65,45 @@ class Totals:
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(one + another for one, another in zip(self.values, other.values, strict=True)))
 
+    def since(self, before: Totals) -> Totals:
+        """What has come since then. A pool that was removed meanwhile has taken its counts with it."""
+        return Totals(*(max(0, now - old) for now, old in zip(self.values, before.values, strict=True)))
+
     def average(self, before: Totals, seconds: float) -> Totals:
         """Per second; times per transaction, query and assignment."""
-        if seconds <= 0:
-            return Totals()
-        # A pool that was removed meanwhile has taken its counts with it.
-        grown = Totals(*(max(0, now - old) for now, old in zip(self.values, before.values, strict=True)))
-        rates = Totals(*(int(value / seconds) for value in grown.values))
-        return attrs.evolve(
-            rates,
-            transaction_time=grown.transaction_time // max(1, grown.transactions),
-            query_time=grown.query_time // max(1, grown.queries),
-            wait_time=grown.wait_time // max(1, grown.assignments),
-        )
+        return average([(self.since(before), seconds)])
+
+
+def average(growths: Sequence[tuple[Totals, float]]) -> Totals:
+    """Of what several processes have done in so many seconds each: rates are those of all together."""
+    rates = [0.0] * len(Totals().values)
+    grown = Totals()
+    for growth, seconds in growths:
+        if seconds > 0:
+            rates = [rate + value / seconds for rate, value in zip(rates, growth.values, strict=True)]
+            grown += growth
+    return attrs.evolve(
+        Totals(*map(int, rates)),
+        transaction_time=grown.transaction_time // max(1, grown.transactions),
+        query_time=grown.query_time // max(1, grown.queries),
+        wait_time=grown.wait_time // max(1, grown.assignments),
+    )
+
+
+@attrs.frozen
+class Stats:
+    """Of one database. `growths` is what averages are made of: of one process one, with its seconds."""
+
+    totals: Totals
+    growths: tuple[tuple[Totals, float], ...] = ()
+
+    @property
+    def averages(self) -> Totals:
+        """As PgBouncer has them."""
+        return average(self.growths)
+
+    def __add__(self, other: Stats) -> Stats:
+        return Stats(self.totals + other.totals, self.growths + other.growths)
 
 
 @attrs.define(eq=False)
@@ -111,11 +137,15 @@ class Samples:
             found[pool.database] = found.get(pool.database, Totals()) + Totals.of(pool)
         return found
 
-    def averages(self) -> dict[str, Totals]:
+    def stats(self) -> dict[str, Stats]:
         """By database, of what `totals` has."""
         started = self.census.service.started_at if self._older_at is None else self._older_at
         seconds = trio.current_time() - started
         return {
-            name: totals.average(self._older.get(name, Totals()), seconds)
+            name: Stats(totals, ((totals.since(self._older.get(name, Totals())), seconds),))
             for name, totals in self.totals().items()
         }
+
+    def averages(self) -> dict[str, Totals]:
+        """By database, of what `totals` has."""
+        return {name: stats.averages for name, stats in self.stats().items()}

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trio_pool.daemon.census import Census
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from trio_pool.daemon.console.samples import Samples
+    from trio_pool.config.model import Config
     from trio_pool.daemon.console.table import Column, Row
+    from trio_pool.daemon.gathered.parts import Part
+    from trio_pool.daemon.gathered.sights import Sight
     from trio_pool.daemon.service import Service
 
 CONSOLE = "pgbouncer"
@@ -21,14 +21,14 @@ CONSOLE = "pgbouncer"
 
 @attrs.frozen
 class View:
-    """What tables are made from."""
+    """What tables are made from. `census` is of this process, or of several together."""
 
     service: Service
-    samples: Samples
+    census: Sight
 
     @property
-    def census(self) -> Census:
-        return Census(self.service)
+    def config(self) -> Config:
+        return self.service.config
 
 
 @attrs.frozen
@@ -39,3 +39,5 @@ class Show:
     rows: Callable[[View], Iterable[Row]]
     meaning: str
     """For people, in a few words."""
+    parts: tuple[Part, ...] = ()
+    """Of the census, what it is made from."""

@@ -95,7 +95,7 @@ def _fixed(view: View) -> dict[str, str | None]:
     """Keys of PgBouncer that have no counterpart to change: what holds here."""
     service = view.service
     sizes = attrs.fields_dict(Database)
-    listen = service.config.listen
+    listen = view.config.listen
     hosts = [str(a.host) for a in listen.addresses if not isinstance(a, UnixAddress)]
     sockets = [a.path.rpartition("/")[0] for a in listen.addresses if isinstance(a, UnixAddress)]
     return {
@@ -117,7 +117,7 @@ def _fixed(view: View) -> dict[str, str | None]:
 
 
 def _config(view: View) -> Iterator[Row]:
-    own = {entry.path: entry for entry in entries(view.service.config)}
+    own = {entry.path: entry for entry in entries(view.config)}
     for name, value in _fixed(view).items():
         yield name, value, value, "no"
     for name, alias in ALIASES.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trio_pool.daemon.console.show import CONSOLE, Show, View
 from trio_pool.daemon.console.show_pools import split
 from trio_pool.daemon.console.table import Type, columns, of
+from trio_pool.daemon.gathered.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +37,13 @@ def moment(when: float) -> str:
     return datetime.datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def _handle(fd: int) -> str:
+_WORKER = 32
+"""Bits of a handle that are the file descriptor's; those above tell processes apart."""
+
+
+def _handle(fd: int, worker: int) -> str:
     """What joins `ptr` and `link`."""
-    return f"{fd:#x}" if fd >= 0 else ""
+    return f"{worker << _WORKER | fd:#x}" if fd >= 0 else ""
 
 
 def _client(client: ClientSeen) -> Row:
@@ -56,8 +61,8 @@ def _client(client: ClientSeen) -> Row:
         moment(client.requested_at),
         *split(client.waiting_for),
         0,
-        _handle(client.fd),
-        _handle(client.link),
+        _handle(client.fd, client.worker),
+        _handle(client.link, client.worker),
         0,
         client.tls,
         client.application_name,
@@ -86,8 +91,8 @@ def _server(server: ServerSeen) -> Row:
         0,
         0,
         int(server.close_needed),
-        _handle(server.fd),
-        _handle(server.link),
+        _handle(server.fd, server.worker),
+        _handle(server.link, server.worker),
         server.process_id,
         server.tls,
         "",
@@ -102,7 +107,7 @@ def _consoles(view: View) -> Iterator[Row]:
             *("C", seen.user, CONSOLE, "none", "active"),
             *(seen.address, seen.port, seen.local_address, seen.local_port),
             *(moment(seen.connected_at), moment(seen.connected_at)),
-            *(0, 0, 0, _handle(seen.fd), "", 0, seen.tls, "", 0, seen.id),
+            *(0, 0, 0, _handle(seen.fd, seen.worker), "", 0, seen.tls, "", 0, seen.id),
         )
 
 
@@ -115,8 +120,10 @@ def _servers(view: View) -> Iterator[Row]:
     yield from map(_server, view.census.servers())
 
 
-CLIENTS = Show(_COLUMNS, _clients, "clients")
-SERVERS = Show(_COLUMNS, _servers, "connections to origins")
+_ALL: Final = (Part.CONSOLES, Part.CLIENTS, Part.SERVERS)
+
+CLIENTS = Show(_COLUMNS, _clients, "clients", (Part.CONSOLES, Part.CLIENTS))
+SERVERS = Show(_COLUMNS, _servers, "connections to origins", (Part.SERVERS,))
 
 
 def _as_sockets(rows: Iterator[Row], prefix: str) -> Iterator[Row]:
@@ -141,8 +148,8 @@ def _active_sockets(view: View) -> Iterator[Row]:
     yield from _as_sockets(map(_server, servers), "sv")
 
 
-SOCKETS = Show(_COLUMNS + _BUFFERS, _sockets, "clients and servers")
-ACTIVE_SOCKETS = Show(_COLUMNS + _BUFFERS, _active_sockets, "those of them that have something to do")
+SOCKETS = Show(_COLUMNS + _BUFFERS, _sockets, "clients and servers", _ALL)
+ACTIVE_SOCKETS = Show(_COLUMNS + _BUFFERS, _active_sockets, "those of them that have something to do", _ALL)
 
 
 def _fds(view: View) -> Iterator[Row]:
@@ -169,4 +176,5 @@ FDS = Show(
     + of(Type.BYTEA, "scram_client_key scram_server_key"),
     _fds,
     "file descriptors of clients and servers, without secrets",
+    (Part.CLIENTS, Part.SERVERS),
 )

@@ -1,4 +1,4 @@
-"""Tables that PgBouncer has not: SHOW LEASES, PINS, TIMEOUTS, PREPARED, AHEAD and CACHE."""
+"""Tables that PgBouncer has not: SHOW LEASES, PINS, TIMEOUTS, PREPARED and AHEAD."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trio_pool.daemon.console.show import Show, View
 from trio_pool.daemon.console.show_connections import moment
 from trio_pool.daemon.console.show_pools import databases
 from trio_pool.daemon.console.table import Type, columns, of
+from trio_pool.daemon.gathered.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,6 +49,7 @@ LEASES = Show(
     + columns("state pins doing", waiting=Type.INT4),
     _leases,
     "who holds which server, for how long, doing what, and how many wait for that pool",
+    (Part.LEASES, Part.POOLS),
 )
 
 
@@ -68,6 +70,7 @@ PINS = Show(
     + columns("doing"),
     _pins,
     "clients that keep their servers, and why",
+    (Part.LEASES, Part.POOLS),
 )
 
 _LOST: Final = {
@@ -87,7 +90,7 @@ def _timeouts(view: View) -> Iterator[Row]:
         of_database = exceeded.setdefault(pool.database, Counter())
         of_database.update(pool.timeouts)
         of_database.update({limit: pool.losses.get(reason, 0) for limit, reason in _LOST.items()})
-    config = view.service.config
+    config = view.config
     for database in databases(view):
         counts = exceeded.get(database.name, Counter())
         yield from _limits(database.name, None, attrs.asdict(database.timeouts), counts)
@@ -112,6 +115,7 @@ TIMEOUTS = Show(
     columns("database user timeout setting", seconds=Type.FLOAT8, exceeded=Type.INT8),
     _timeouts,
     "time limits, and how often each was over",
+    (Part.DATABASES, Part.POOLS),
 )
 
 
@@ -124,6 +128,7 @@ PREPARED = Show(
     columns("database user name") + of(Type.INT4, "clients servers") + columns("statement"),
     _prepared,
     "prepared statements, and how many clients and servers have them",
+    (Part.PREPARED,),
 )
 
 
@@ -143,17 +148,5 @@ AHEAD = Show(
     + columns("not_eligible"),
     _ahead,
     "reads that were sent ahead of their turn, and why others were not",
-)
-
-
-def _cache(view: View) -> Iterator[Row]:
-    """There is no cache yet, whatever the configuration says, so nothing is in it."""
-    for database in databases(view):
-        yield database.name, False, 0, 0, database.cache.max_size, 0, 0, 0
-
-
-CACHE = Show(
-    columns("database", enabled=Type.BOOL) + of(Type.INT8, "entries bytes max_bytes hits stale misses"),
-    _cache,
-    "the query cache of each database",
+    (Part.DATABASES, Part.POOLS),
 )

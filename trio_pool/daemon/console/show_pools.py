@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from trio_pool.config.address import TcpAddress
 from trio_pool.daemon.console.show import CONSOLE, Show, View
 from trio_pool.daemon.console.table import Type, columns, of
+from trio_pool.daemon.gathered.parts import Part
+from trio_pool.daemon.looking import balancing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_pool.config.model import Database
-    from trio_pool.config.origin import Origin
     from trio_pool.daemon.console.table import Row
 
 CONSOLE_POOL_SIZE = 2
@@ -31,16 +32,9 @@ def split(seconds: float) -> tuple[int, int]:
     return divmod(int(seconds * 1_000_000), 1_000_000)
 
 
-def balancing(origin: Origin) -> str | None:
-    """NULL where there is nothing to choose from."""
-    return str(origin.load_balance_hosts) if len(origin.hosts) > 1 else None
-
-
 def _pools(view: View) -> Iterator[Row]:
-    consoles = len(view.service.clients.consoles)
+    consoles = len(view.census.consoles())
     yield (CONSOLE, CONSOLE, consoles, *[0] * 12, "statement", None)
-    origins = {key: origin.database.origin for key, origin in view.service.pools.items()}
-    balanced = {(key.database, key.user): balancing(origin) for key, origin in origins.items()}
     for pool in view.census.pools():
         yield (
             pool.database,
@@ -58,7 +52,7 @@ def _pools(view: View) -> Iterator[Row]:
             pool.connecting,
             *split(pool.longest_wait),
             pool.mode,
-            balanced[pool.database, pool.user],
+            pool.balancing,
         )
 
 
@@ -72,14 +66,14 @@ POOLS = Show(
     + columns("pool_mode load_balance_hosts"),
     _pools,
     "pools: clients, servers, the longest wait",
+    (Part.CONSOLES, Part.POOLS),
 )
 
 
 def databases(view: View) -> list[Database]:
     """Those that are configured, and those for which `[databases."*"]` stands in now."""
-    config = view.service.config
-    names = [name for name in config.databases if name != "*"]
-    names += [key.database for key in view.service.pools if key.database not in names]
+    config = view.config
+    names = [*(name for name in config.databases if name != "*"), *view.census.databases()]
     found = [config.database(name) for name in dict.fromkeys(names)]
     return [database for database in found if database is not None]
 
@@ -91,7 +85,7 @@ def _databases(view: View) -> Iterator[Row]:
     for pool in view.census.pools():
         servers[pool.database] += pool.connecting + pool.idle + pool.leased + pool.cleaning + pool.cancelling
         clients[pool.database] += pool.clients
-    consoles = len(service.clients.consoles)
+    consoles = len(view.census.consoles())
     yield (
         *(CONSOLE, None, listen_port(view), CONSOLE, CONSOLE, CONSOLE_POOL_SIZE, 0, 0, 0, "statement", None),
         *(0, 0, 0, consoles, 0, 0),
@@ -121,7 +115,7 @@ def _databases(view: View) -> Iterator[Row]:
 
 def listen_port(view: View) -> int:
     """The first port that clients connect to, as the system chose it; 0 without any."""
-    for spelled, address in zip(view.service.addresses, view.service.config.listen.addresses, strict=False):
+    for spelled, address in zip(view.service.addresses, view.config.listen.addresses, strict=False):
         if isinstance(address, TcpAddress):
             return int(spelled.rpartition(":")[2])
     return 0
@@ -139,16 +133,16 @@ DATABASES = Show(
     ),
     _databases,
     "databases: where they are, sizes, whether they are paused or disabled",
+    (Part.CONSOLES, Part.DATABASES, Part.POOLS),
 )
 
 
 def _users(view: View) -> Iterator[Row]:
-    known = view.service.config.users
+    known = view.config.users
     servers: Counter[str] = Counter()
     for pool in view.census.pools():
         servers[pool.user] += pool.connecting + pool.idle + pool.leased + pool.cleaning + pool.cancelling
-    clients = Counter(client.user for client in view.census.clients())
-    clients.update(console.user for console in view.service.clients.consoles.values())
+    clients = view.census.users()
     for name in dict.fromkeys([*known, *servers, *clients]):
         user = known.get(name)
         size = "" if user is None or user.pool_size is None else str(user.pool_size)
@@ -165,13 +159,14 @@ USERS = Show(
     ),
     _users,
     "users: limits, connections",
+    (Part.POOLS, Part.USERS),
 )
 
 
 def _lists(view: View) -> Iterator[Row]:
-    service, process = view.service, view.census.process()
+    process = view.census.process()
     pools = view.census.pools()
-    consoles = len(service.clients.consoles)
+    consoles = len(view.census.consoles())
     used = sum(pool.connecting + pool.idle + pool.leased + pool.cleaning + pool.cancelling for pool in pools)
     yield "databases", len(databases(view)) + 1
     yield "users", sum(1 for _ in _users(view))
@@ -187,7 +182,12 @@ def _lists(view: View) -> Iterator[Row]:
         yield name, 0  # nothing is remembered: the system resolves names
 
 
-LISTS = Show(columns("list", items=Type.INT4), _lists, "how many there are of everything")
+LISTS = Show(
+    columns("list", items=Type.INT4),
+    _lists,
+    "how many there are of everything",
+    (Part.CONSOLES, Part.DATABASES, Part.POOLS, Part.PROCESS, Part.USERS),
+)
 
 PEERS = Show(
     columns(peer_id=Type.INT4) + columns("host") + of(Type.INT4, "port pool_size"),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from trio_pool import __version__
 from trio_pool.daemon.console.show import Show, View
+from trio_pool.daemon.console.show_connections import moment
 from trio_pool.daemon.console.table import Type, columns, of
+from trio_pool.daemon.gathered.parts import Part
+from trio_pool.daemon.seen import WorkerSeen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from trio_pool.daemon.console.table import Row
 
@@ -59,40 +59,30 @@ STATE = Show(columns("key value"), _state, "whether all is active, paused or sus
 
 
 def _memory(view: View) -> Iterator[Row]:
-    """Objects by themselves, without what they refer to; and the pages of the process, of which there are
-    more than PgBouncer's columns could count in bytes.
-    """
-    service = view.service
-    pools = list(service.pools.values())
-    clients = list(service.clients.by_id.values())
-    servers = [server for origin in pools for server in origin.servers()]
-    named = [statement for origin in pools for statement in origin.statements.all()]
-    kinds: dict[str, Sequence[object]] = {
-        "user_cache": list(service.config.users.values()),
-        "db_cache": list(service.config.databases.values()),
-        "pool_cache": pools,
-        "server_cache": servers,
-        "client_cache": clients,
-        "prepared_statement_cache": named,
-    }
-    for name, some in kinds.items():
-        size = sys.getsizeof(some[0]) if some else 0
-        yield name, size, len(some), 0, size * len(some)
-    pages = _resident_pages()
-    if pages is not None:
-        size = os.sysconf("SC_PAGE_SIZE")
-        yield "process_pages", size, pages, 0, size * pages
+    """There may be more pages than PgBouncer's columns could count in bytes."""
+    for seen in view.census.memory():
+        yield seen.name, seen.size, seen.count, 0, seen.size * seen.count
 
 
-def _resident_pages() -> int | None:
-    """None where the system does not tell like Linux."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
+MEM = Show(columns("name") + of(Type.INT4, "size used free memtotal"), _memory, "memory", (Part.MEMORY,))
 
 
-MEM = Show(columns("name") + of(Type.INT4, "size used free memtotal"), _memory, "memory")
+def _workers(view: View) -> Iterator[Row]:
+    process = view.census.process()
+    alone = WorkerSeen(0, process.process_id, process.started_at, process.clients, process.leased, 0)
+    for worker in process.workers or (alone,):
+        yield (
+            *(worker.index, worker.process_id, moment(worker.started_at)),
+            *(worker.clients, worker.leased, worker.restarts),
+        )
+
+
+WORKERS = Show(
+    of(Type.INT4, "worker pid") + columns("since") + of(Type.INT4, "clients leased restarts"),
+    _workers,
+    "the processes that serve clients",
+    (Part.PROCESS,),
+)
 
 DNS_HOSTS = Show(
     columns("hostname", ttl=Type.INT8) + columns("addrs"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from trio_pool.daemon.console.samples import Totals
 from trio_pool.daemon.console.show import Show, View
 from trio_pool.daemon.console.table import Type, columns, of
+from trio_pool.daemon.gathered.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,14 +38,18 @@ _NAMES_OF_SUMS: Final = (
 
 
 def _stats(view: View) -> Iterator[Row]:
-    averages = view.samples.averages()
-    for name, totals in view.samples.totals().items():
-        yield name, *totals.values, *averages[name].values
+    for name, stats in view.census.stats().items():
+        yield name, *stats.totals.values, *stats.averages.values
 
 
-def _rows(found: dict[str, Totals]) -> Iterator[Row]:
-    for name, totals in found.items():
-        yield name, *totals.values
+def _totals(view: View) -> Iterator[Row]:
+    for name, stats in view.census.stats().items():
+        yield name, *stats.totals.values
+
+
+def _averages(view: View) -> Iterator[Row]:
+    for name, stats in view.census.stats().items():
+        yield name, *stats.averages.values
 
 
 def _sum(found: Iterable[Totals]) -> Totals:
@@ -52,8 +57,9 @@ def _sum(found: Iterable[Totals]) -> Totals:
 
 
 def _sums(view: View) -> Iterator[Row]:
-    totals = _sum(view.samples.totals().values())
-    averages = _sum(view.samples.averages().values())
+    found = view.census.stats().values()
+    totals = _sum(stats.totals for stats in found)
+    averages = _sum(stats.averages for stats in found)
     for kind, sums in (("total", totals), ("avg", averages)):
         for name, value in zip(_NAMES_OF_SUMS, sums.values, strict=True):
             yield f"{kind}_{name}", value
@@ -63,16 +69,19 @@ STATS = Show(
     columns("database") + of(Type.NUMERIC, _TOTALS) + of(Type.NUMERIC, _AVERAGES),
     _stats,
     "what each database has done, in all and per second",
+    (Part.STATS,),
 )
 STATS_TOTALS = Show(
     columns("database") + of(Type.NUMERIC, _PLAIN + _COUNTS),
-    lambda view: _rows(view.samples.totals()),
+    _totals,
     "what each database has done",
+    (Part.STATS,),
 )
 STATS_AVERAGES = Show(
     # PgBouncer 1.24 prefixes the last three only.
     columns("database") + of(Type.NUMERIC, _PLAIN + " ".join(f"avg_{name}" for name in _COUNTS.split())),
-    lambda view: _rows(view.samples.averages()),
+    _averages,
     "the same per second",
+    (Part.STATS,),
 )
-TOTALS = Show(columns("name", value=Type.NUMERIC), _sums, "the same of all databases together")
+TOTALS = Show(columns("name", value=Type.NUMERIC), _sums, "the same of all databases together", (Part.STATS,))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from trio_pool.daemon.console import (
+    show_cache,
     show_config,
     show_connections,
     show_leases,
     show_pools,
     show_process,
     show_stats,
+    show_tunnels,
 )
 from trio_pool.daemon.console.show import Show, View
 from trio_pool.daemon.console.table import columns
@@ -44,7 +46,10 @@ OURS: Final = {
     "TIMEOUTS": show_leases.TIMEOUTS,
     "PREPARED": show_leases.PREPARED,
     "AHEAD": show_leases.AHEAD,
-    "CACHE": show_leases.CACHE,
+    "CACHE": show_cache.CACHE,
+    "CACHE_REASONS": show_cache.CACHE_REASONS,
+    "TUNNELS": show_tunnels.TUNNELS,
+    "WORKERS": show_process.WORKERS,
 }
 SHOWS: Final = {**PGBOUNCERS, **OURS}
 
@@ -70,7 +75,7 @@ HELP: Final = """
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
-\tSHOW LEASES|PINS|TIMEOUTS|PREPARED|AHEAD|CACHE
+\tSHOW LEASES|PINS|TIMEOUTS|PREPARED|AHEAD|CACHE|CACHE_REASONS|TUNNELS|WORKERS
 \tSET key = arg
 \tRELOAD
 \tPAUSE [<db>]
@@ -84,5 +89,5 @@ HELP: Final = """
 \tSHUTDOWN
 \tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
 \tWAIT_CLOSE [<db>]
-\tPURGE CACHE [<db>]"""
+\tPURGE CACHE [<db> [TABLE <table> | TAG <tag>]]"""
 """The details of the notice that answers SHOW HELP."""

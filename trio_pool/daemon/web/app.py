@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from trio_pool.daemon.service import Service
     from trio_pool.daemon.web.snapshot import Sampler
+    from trio_pool.daemon.web.source import Source
 
 
-def make_app(service: Service, sampler: Sampler) -> Starlette:
-    """Everything that `[http] address` serves. It holds the service only to look at it."""
-    metrics = Metrics(service)
+def make_app(source: Source, sampler: Sampler) -> Starlette:
+    """Everything that `[http] address` serves."""
+    metrics = Metrics(source)
 
     async def show_health(request: Request) -> Response:
         return healthz()
 
     async def show_readiness(request: Request) -> Response:
-        return await readyz(service)
+        return await readyz(source)
 
     return Starlette(
         routes=[

@@ -10,9 +10,9 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from trio_pool.daemon.seen import OriginSeen, PoolSeen, ProcessSeen, Spans
+from trio_pool.daemon.seen import CacheSeen, OriginSeen, PoolSeen, ProcessSeen, Spans, TunnelSeen
 
-Seen = TypeVar("Seen", PoolSeen, OriginSeen, ProcessSeen)
+Seen = TypeVar("Seen", PoolSeen, OriginSeen, CacheSeen, TunnelSeen, ProcessSeen)
 Kind = Literal["counter", "gauge", "histogram"]
 Value: TypeAlias = float | Mapping[str, float] | Spans
 """One number; one per value of a label; a histogram."""
@@ -31,6 +31,8 @@ class Family(Generic[Seen]):
     """What tells its series apart, beside the labels that all of its kind have."""
     most: bool = False
     """Whether several pools with the same labels have the largest value of theirs instead of the sum."""
+    shared: bool = False
+    """Whether it is of a pool and not of what one of several processes has of it: they do not add up."""
 
     @property
     def base(self) -> str:
@@ -81,10 +83,14 @@ POOL: tuple[Family[PoolSeen], ...] = (
         "Leased servers that their client keeps beyond its transaction, because of what the session holds.",
         lambda pool: pool.pinned,
     ),
-    Family("pool_size", "gauge", "The most servers that there may be.", lambda pool: pool.size),
+    Family("pool_size", "gauge", "The most servers that there may be.", lambda pool: pool.size, shared=True),
     Family("pool_min_size", "gauge", "Servers that are kept open.", lambda pool: pool.min_size),
     Family(
-        "pools", "gauge", 'Pools that these labels stand for: 1, or more under user="other".', lambda _: 1
+        "pools",
+        "gauge",
+        'Pools that these labels stand for: 1, or more under user="other".',
+        lambda _: 1,
+        shared=True,
     ),
     Family(
         "pools_failing",
@@ -208,6 +214,30 @@ POOL: tuple[Family[PoolSeen], ...] = (
         lambda pool: pool.not_eligible,
         label="reason",
     ),
+    Family(
+        "cache_requests",
+        "counter",
+        "Requests where there is a cache, by what became of them: hit, stale and shared were answered from "
+        "memory.",
+        lambda pool: pool.cached,
+        label="status",
+    ),
+    Family(
+        "cache_refusals",
+        "counter",
+        "Of them, those that are not answered from memory, by status and reason.",
+        lambda pool: pool.not_cached,
+        label="reason",
+    ),
+    Family(
+        "cache_answers",
+        "counter",
+        "Answers: stored; overtaken (not kept because something was written meanwhile); revalidated (asked "
+        "for anew past max_age); verified (a hit that was asked for again to compare); differed (one that "
+        "was another).",
+        lambda pool: pool.kept,
+        label="what",
+    ),
 )
 """With the labels `database` and `user`."""
 
@@ -228,7 +258,94 @@ DATABASE: tuple[Family[OriginSeen], ...] = (
 )
 """With the label `database`, of those that are configured; "*" is one of them."""
 
+CACHE: tuple[Family[CacheSeen], ...] = (
+    Family("cache_entries", "gauge", "Answers that are kept.", lambda cache: cache.entries),
+    Family("cache_bytes", "gauge", "Bytes that they take.", lambda cache: cache.bytes),
+    Family("cache_max_bytes", "gauge", "The most that they may take.", lambda cache: cache.max_bytes),
+    Family(
+        "cache_evicted",
+        "counter",
+        "Answers that had to leave before their time, for others.",
+        lambda cache: cache.evicted,
+    ),
+    Family("cache_purged", "counter", "Answers that an operator has ended.", lambda cache: cache.purged),
+    Family(
+        "cache_bypassed",
+        "gauge",
+        "1 while nothing is answered from memory because the stream of changes lags or is broken, else 0.",
+        lambda cache: cache.bypassed,
+        most=True,
+    ),
+    Family(
+        "cache_stream_behind_seconds",
+        "gauge",
+        "Seconds since it was proven last that the stream of changes lacks nothing; 0 without a stream.",
+        lambda cache: cache.behind,
+        most=True,
+    ),
+    Family(
+        "cache_stream_tables",
+        "gauge",
+        "Tables whose changes are in the stream of changes.",
+        lambda cache: cache.told,
+        most=True,
+    ),
+    Family(
+        "cache_stream_tables_missing",
+        "gauge",
+        "Tables whose changes are not, so that nothing that reads them is kept.",
+        lambda cache: cache.untold,
+        most=True,
+    ),
+)
+"""With the label `database`, by the name that clients use, of those that have a cache."""
+
+TUNNEL: tuple[Family[TunnelSeen], ...] = (
+    Family(
+        "tunnels",
+        "gauge",
+        "Connections between an edge and an origin that the origin has made, by state: ready, used.",
+        lambda tunnel: {"ready": tunnel.ready, "used": tunnel.used},
+        label="state",
+    ),
+    Family("tunnels_taken", "counter", "Tunnels that the edge has put to use.", lambda tunnel: tunnel.taken),
+    Family(
+        "tunnels_lost",
+        "counter",
+        "Tunnels that have ended without having been used: too old, broken, or silent.",
+        lambda tunnel: tunnel.lost,
+    ),
+    Family(
+        "tunnels_failing",
+        "gauge",
+        "Whether the last attempt of an origin to make one has failed; at an edge 0.",
+        lambda tunnel: tunnel.failure is not None,
+    ),
+    Family(
+        "tunnel_certificate_expires_seconds",
+        "gauge",
+        "When the certificate expires that the other side has shown last, in seconds since 1970; 0 if it has "
+        "shown none.",
+        lambda tunnel: tunnel.good_until or 0.0,
+    ),
+)
+"""With the labels `side`, what this process is to them, and `peer`: at an edge the origin's name, at an
+origin the edge's address.
+"""
+
 PROCESS: tuple[Family[ProcessSeen], ...] = (
+    Family(
+        "workers",
+        "gauge",
+        "Processes that serve clients.",
+        lambda process: process.processes,
+    ),
+    Family(
+        "worker_restarts",
+        "counter",
+        "Workers that have died and were replaced.",
+        lambda process: process.restarts,
+    ),
     Family(
         "start_time_seconds",
         "gauge",

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from trio_pool.daemon.census import Census
-
 if TYPE_CHECKING:
     from starlette.responses import Response
 
     from trio_pool.daemon.seen import OriginSeen, ProcessSeen
-    from trio_pool.daemon.service import Service
+    from trio_pool.daemon.web.source import Source
 
 FRESH = {"Cache-Control": "no-store"}
 """Of every answer here: it is of now."""
@@ -23,11 +21,10 @@ def healthz() -> Response:
     return PlainTextResponse("ok\n", headers=FRESH)
 
 
-async def readyz(service: Service) -> Response:
+async def readyz(source: Source) -> Response:
     """200 if new clients are served, else 503. The body says why not, and what is known of the origins."""
-    census = Census(service)
-    origins = await census.origins()
-    obstacles = _obstacles(census.process(), origins)
+    process, origins = await source.readiness()
+    obstacles = _obstacles(process, origins)
     body: dict[str, Any] = {
         "ready": not obstacles,
         "not_ready_because": obstacles,
@@ -39,6 +36,8 @@ async def readyz(service: Service) -> Response:
 def _obstacles(process: ProcessSeen, origins: list[OriginSeen]) -> list[str]:
     """What is in the way of every client; what is in the way of those of one database alone is not."""
     obstacles = []
+    if not process.processes:
+        obstacles.append("no worker serves")
     if process.stopping:
         obstacles.append("stopping")
     if process.suspended:

@@ -21,9 +21,9 @@ from trio_pool.daemon.seen import Spans
 from trio_pool.daemon.web.families import POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable
 
-    from trio_pool.daemon.seen import PoolSeen
+    from trio_pool.daemon.seen import CacheSeen, PoolSeen
     from trio_pool.daemon.service import Service
     from trio_pool.daemon.web.families import Value
     from trio_pool.net.origin import OriginPool
@@ -90,34 +90,53 @@ class Ledger:
                 await trio.lowlevel.checkpoint()
 
     def _labels(self, key: Labels) -> Labels:
-        if key not in self._pairs:
-            if len(self._pairs) >= MOST_PAIRS:
-                return (key[0] if key[0] in self.service.config.databases else OTHER, OTHER)
-            self._pairs.add(key)
-        return key
+        return bounded(key, self._pairs, self.service.config.databases)
 
     def _enter(
         self, origin: OriginPool, account: _Account, seen: PoolSeen, sums: dict[Labels, Numbers]
     ) -> None:
         numbers = self._numbers(seen)
         counted = _counted(numbers, account.before)
-        _add(sums.setdefault(account.labels, _nothing()), counted)
+        add_numbers(sums.setdefault(account.labels, _nothing()), counted)
         key = (seen.database, seen.user)
         if origin.ended or key != account.key:
-            _add(self._gone.setdefault(account.labels, _nothing()), counted)
+            add_numbers(self._gone.setdefault(account.labels, _nothing()), counted)
             del self._accounts[origin]
         if origin.ended:
             return
         if key != account.key:  # a reload has given it another user
             account = self._accounts[origin] = _Account(key, self._labels(key), numbers)
         levels = [None if counts else number for counts, number in zip(_COUNTED, numbers, strict=True)]
-        _add(sums.setdefault(account.labels, _nothing()), levels)
+        add_numbers(sums.setdefault(account.labels, _nothing()), levels)
 
     def _numbers(self, seen: PoolSeen) -> Numbers:
         return [
             _bounded(number(family.read(seen)), values)
             for family, values in zip(POOL, self._values, strict=True)
         ]
+
+
+def bounded(key: Labels, told_apart: set[Labels], databases: Container[str]) -> Labels:
+    """How it is labelled: as itself if it is, or can be, one of those that are told apart. For one key always
+    the same.
+    """
+    if key not in told_apart:
+        if len(told_apart) >= MOST_PAIRS:
+            return (key[0] if key[0] in databases else OTHER, OTHER)
+        told_apart.add(key)
+    return key
+
+
+def bounded_caches(caches: Iterable[CacheSeen], told_apart: set[str]) -> list[CacheSeen]:
+    """Those that there are or have been, of which so many are told apart as pairs of labels are."""
+    found: dict[str, CacheSeen] = {}
+    for one in caches:
+        if one.known:
+            name = one.database if one.database in told_apart or len(told_apart) < MOST_PAIRS else OTHER
+            told_apart.add(name)
+            named = attrs.evolve(one, database=name)
+            found[name] = found[name].plus(named) if name in found else named
+    return list(found.values())
 
 
 def number(value: Value) -> Number:
@@ -148,7 +167,7 @@ def _copy(number: Number | None) -> Number | None:
     return number if number is None or isinstance(number, int | float) else number.copy()
 
 
-def _counted(numbers: Sequence[Number | None], before: Numbers | None) -> Numbers:
+def _counted(numbers: Numbers, before: Numbers | None) -> Numbers:
     """Of counters and histograms, what has come since `before`."""
     if before is None:
         return [number if counts else None for counts, number in zip(_COUNTED, numbers, strict=True)]
@@ -156,6 +175,11 @@ def _counted(numbers: Sequence[Number | None], before: Numbers | None) -> Number
         _less(number, earlier) if counts else None
         for counts, number, earlier in zip(_COUNTED, numbers, before, strict=True)
     ]
+
+
+def only_counted(numbers: Numbers) -> Numbers:
+    """Without what is of now."""
+    return _counted(numbers, None)
 
 
 def _less(number: Number | None, earlier: Number | None) -> Number | None:
@@ -168,7 +192,8 @@ def _less(number: Number | None, earlier: Number | None) -> Number | None:
     return number - earlier
 
 
-def _add(sums: Numbers, numbers: Numbers) -> None:
+def add_numbers(sums: Numbers, numbers: Numbers, *, of_one_pool: bool = False) -> None:
+    """Change the sums. What stays there is copied. `of_one_pool`: of another process, about the same."""
     for at, number in enumerate(numbers):
         total = sums[at]
         if number is None:
@@ -184,4 +209,5 @@ def _add(sums: Numbers, numbers: Numbers) -> None:
             total[:] = [one + other for one, other in zip(total, number, strict=True)]
         else:
             assert isinstance(total, int | float)
-            sums[at] = max(total, number) if POOL[at].most else total + number
+            most = POOL[at].most or (of_one_pool and POOL[at].shared)
+            sums[at] = max(total, number) if most else total + number

@@ -23,15 +23,22 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 
 from trio_pool import __version__
-from trio_pool.daemon.census import Census
-from trio_pool.daemon.web.families import BUILD, BUILD_HELP, BUILD_LABELS, DATABASE, POOL, PROCESS
-from trio_pool.daemon.web.ledger import Ledger, number
+from trio_pool.daemon.web.families import (
+    BUILD,
+    BUILD_HELP,
+    BUILD_LABELS,
+    CACHE,
+    DATABASE,
+    POOL,
+    PROCESS,
+    TUNNEL,
+)
+from trio_pool.daemon.web.ledger import number
 from trio_pool.net import poller
 from trio_pool.pooling.traffic import BOUNDS
 
@@ -41,10 +48,9 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from starlette.requests import Request
 
-    from trio_pool.daemon.seen import OriginSeen
-    from trio_pool.daemon.service import Service
     from trio_pool.daemon.web.families import Family, Seen
-    from trio_pool.daemon.web.ledger import Labels, Number, Numbers
+    from trio_pool.daemon.web.ledger import Number
+    from trio_pool.daemon.web.source import Reading, Source
 
 
 Encoder = Callable[[CollectorRegistry], bytes]
@@ -60,12 +66,10 @@ _COMPRESSION = 1
 
 
 class Metrics:
-    """One service's `/metrics`."""
+    """`/metrics` of what the source has."""
 
-    def __init__(self, service: Service) -> None:
-        self._census = Census(service)
-        self._ledger = Ledger(service)
-        self._process = ProcessCollector(registry=None)
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._part = _Part()
         self._registry = CollectorRegistry()
         self._registry.register(self._part)
@@ -81,13 +85,11 @@ class Metrics:
 
     async def text(self, encoder: Encoder, *, compress: bool = False) -> bytes:
         """All metrics. Takes turns with everybody else."""
-        sums = await self._ledger.read()
-        origins = await self._census.origins()
-        process = await trio.to_thread.run_sync(lambda: list(self._process.collect()))
+        reading = await self._source.reading()
         squeeze = zlib.compressobj(_COMPRESSION, wbits=_WITH_GZIP_HEADER) if compress else None
         written = []
         name = ""
-        for metric in self._metrics(sums, origins, process):
+        for metric in _metrics(reading):
             text = self._encode(encoder, metric, goes_on=metric.name == name)
             written.append(text if squeeze is None else squeeze.compress(text))
             name = metric.name
@@ -95,23 +97,6 @@ class Metrics:
         end = _END if self._encode(encoder, None, goes_on=False) else b""
         written += [end] if squeeze is None else [squeeze.compress(end), squeeze.flush()]
         return b"".join(written)
-
-    def _metrics(
-        self, sums: dict[Labels, Numbers], origins: Sequence[OriginSeen], process: Iterable[Metric]
-    ) -> Iterator[Metric]:
-        """All families, long ones in several parts that follow each other."""
-        build = (__version__, platform.python_version(), str(_is_compiled()).lower())
-        yield InfoMetricFamily(BUILD, BUILD_HELP, dict(zip(BUILD_LABELS, build, strict=True)))
-        yield from process
-        seen = self._census.process()
-        for of_process in PROCESS:
-            yield from _parts(of_process, (), [((), number(of_process.read(seen)))])
-        for of_database in DATABASE:
-            values = [((one.database,), number(of_database.read(one))) for one in origins]
-            yield from _parts(of_database, ("database",), values)
-        for at, of_pool in enumerate(POOL):
-            found = [(labels, each) for labels, all_ in sums.items() if (each := all_[at]) is not None]
-            yield from _parts(of_pool, ("database", "user"), found)
 
     def _encode(self, encoder: Encoder, metric: Metric | None, *, goes_on: bool) -> bytes:
         self._part.metric = metric
@@ -128,6 +113,28 @@ class _Part(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return () if self.metric is None else (self.metric,)
+
+
+def _metrics(reading: Reading) -> Iterator[Metric]:
+    """All families, long ones in several parts that follow each other."""
+    build = (__version__, platform.python_version(), str(_is_compiled()).lower())
+    yield InfoMetricFamily(BUILD, BUILD_HELP, dict(zip(BUILD_LABELS, build, strict=True)))
+    for resource in reading.resources:
+        yield _KINDS[resource.kind](resource.name, resource.help, value=resource.value)
+    for of_process in PROCESS:
+        yield from _parts(of_process, (), [((), number(of_process.read(reading.process)))])
+    for of_database in DATABASE:
+        values = [((one.database,), number(of_database.read(one))) for one in reading.origins]
+        yield from _parts(of_database, ("database",), values)
+    for of_cache in CACHE:
+        values = [((one.database,), number(of_cache.read(one))) for one in reading.caches]
+        yield from _parts(of_cache, ("database",), values)
+    for of_tunnel in TUNNEL:
+        pairs = [((one.side, one.peer), number(of_tunnel.read(one))) for one in reading.tunnels]
+        yield from _parts(of_tunnel, ("side", "peer"), pairs)
+    for at, of_pool in enumerate(POOL):
+        found = [(labels, each) for labels, all_ in reading.series.items() if (each := all_[at]) is not None]
+        yield from _parts(of_pool, ("database", "user"), found)
 
 
 def _parts(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_pool.daemon.lag import EVERY, RECENT
-from trio_pool.daemon.web.families import BUILD, BUILD_HELP, BUILD_LABELS, DATABASE, POOL, PROCESS
+from trio_pool.daemon.web.families import (
+    BUILD,
+    BUILD_HELP,
+    BUILD_LABELS,
+    CACHE,
+    DATABASE,
+    POOL,
+    PROCESS,
+    TUNNEL,
+)
 from trio_pool.daemon.web.ledger import MOST_PAIRS, OTHER
 from trio_pool.pooling.traffic import BOUNDS
 
@@ -31,6 +40,11 @@ address = "127.0.0.1:6480"
 
 The ready line in the log has the address as `http=`. It is served until the last client has left, so a pooler
 that drains can still be watched. An address that is in use ends the start with exit status 1.
+
+With several [workers](workers.md) the address is the parent's, and everything is about all of them together:
+counts and histograms are sums, also of what workers have counted that have died since, as far as it had been
+scraped or shown. So no counter ever falls until the parent itself is started again. A worker that does not
+answer within 5 s counts with what it said last. `/readyz` says no when no worker serves.
 
 ## Health
 
@@ -104,6 +118,11 @@ def render() -> str:
         _table(_row(family) for family in POOL),
         "## Of databases\n\nLabel: `database`, as it is configured.\n",
         _table(_row(family) for family in DATABASE),
+        "## Of query caches\n\nLabel: `database`, of those with a cache, by the name that clients use.\n",
+        _table(_row(family) for family in CACHE),
+        "## Of tunnels\n\nLabels: `side` (`edge` or `origin`), what the process is to them; `peer`, at an "
+        "edge the origin's name, at an origin the edge's address; and the one that is named.\n",
+        _table(_row(family) for family in TUNNEL),
         "## Of the process\n",
         _table([_line(f"{BUILD}_info", "gauge", BUILD_LABELS, BUILD_HELP), *map(_row, PROCESS)]),
         f"The lag is looked at every {EVERY:g} s, and its maximum is that of the last {RECENT:g} s. On Linux "
@@ -116,7 +135,7 @@ def render() -> str:
 def names() -> set[str]:
     """Every name that a query can ask for."""
     found = {f"{BUILD}_info"}
-    for families in (POOL, DATABASE, PROCESS):
+    for families in (POOL, DATABASE, CACHE, TUNNEL, PROCESS):
         for family in families:
             parts = ("_bucket", "_count", "_sum") if family.kind == "histogram" else ("",)
             found |= {f"{family.full_name}{part}" for part in parts}

@@ -1,6 +1,6 @@
 """What the status page and `top` show: the pooler of the last second, as one JSON object.
 
-Rates and quantiles are those between two looks at the census. A sampler looks once per second, whether
+Rates and quantiles are those between two looks. A sampler looks once per second, whether
 somebody watches or not, so that whoever opens the page sees the last minutes at once.
 """
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+from trio_pool.cache.statuses import FROM_MEMORY
 from trio_pool.pooling.traffic import BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trio_pool.daemon.census import Census
     from trio_pool.daemon.seen import ClientSeen, PoolSeen, Spans
+    from trio_pool.daemon.web.source import Source
 
 EVERY = 1.0
 REMEMBERED = 300
@@ -32,9 +33,9 @@ Json = dict[str, Any]
 
 @attrs.define(eq=False)
 class Sampler:
-    """Looks at the census. `latest` is the last snapshot, `history` the course of its totals."""
+    """Looks again and again. `latest` is the last snapshot, `history` the course of its totals."""
 
-    census: Census
+    source: Source
     latest: Json = attrs.field(factory=dict)
     history: deque[Json] = attrs.field(factory=lambda: deque(maxlen=REMEMBERED))
     _before: dict[tuple[str, str], PoolSeen] = attrs.field(factory=dict)
@@ -56,18 +57,16 @@ class Sampler:
 
     async def look(self) -> None:
         """Take a snapshot."""
-        census = self.census
         now = trio.current_time()
         seconds = now - self._looked_at if self._before else 0.0
-        pools: list[PoolSeen] = []
-        await census.walk(lambda _, pool: pools.append(pool))
+        picture = await self.source.picture(MOST_CLIENTS)
+        pools, process = picture.pools, picture.process
         changes = [_Change.between(self._before.get((pool.database, pool.user)), pool) for pool in pools]
         self._before = {(pool.database, pool.user): pool for pool in pools}
         self._looked_at = now
         totals = _totals(changes, seconds)
-        process = census.process()
         self.latest = {
-            "at": census.now,
+            "at": picture.at,
             "process": {
                 "id": process.process_id,
                 "version": process.version,
@@ -83,10 +82,12 @@ class Sampler:
             "pools": [change.spell(seconds) for change in sorted(changes, key=_weight)[:MOST_POOLS]],
             "pools_not_shown": max(0, len(changes) - MOST_POOLS),
             "origins": [
-                {**attrs.asdict(origin), "reachable": origin.reachable} for origin in await census.origins()
+                {**attrs.asdict(origin), "reachable": origin.reachable} for origin in picture.origins
             ],
-            "leases": [_lease(client) for client in census.leases(MOST_CLIENTS)],
-            "waiting": [_waiter(client) for client in census.waiting(MOST_CLIENTS)],
+            "leases": [_lease(client) for client in picture.leases],
+            "waiting": [_waiter(client) for client in picture.waiting],
+            "tunnels": [attrs.asdict(tunnel) for tunnel in picture.tunnels],
+            "workers": [attrs.asdict(worker) for worker in process.workers],
         }
         self.history.append({"at": self.latest["at"], **totals})
         changed, self._changed = self._changed, trio.Event()
@@ -104,6 +105,10 @@ class _Change:
     wait_counts: Sequence[int]
     received: int
     sent: int
+    hits: int
+    """Requests that were answered from memory."""
+    looked_up: int
+    """Requests of which that could be expected."""
 
     @classmethod
     def between(cls, before: PoolSeen | None, now: PoolSeen) -> _Change:
@@ -117,6 +122,8 @@ class _Change:
             _difference(before.wait_time, now.wait_time),
             now.client_received - before.client_received,
             now.client_sent - before.client_sent,
+            _hits(now) - _hits(before),
+            sum(now.cached.values()) - sum(before.cached.values()),
         )
 
     def spell(self, seconds: float) -> Json:
@@ -146,6 +153,7 @@ class _Change:
             "refusals": pool.refusals,
             "cancels": pool.cancels,
             "queued_ahead": pool.queued_ahead,
+            **_of_cache([self], seconds),
         }
 
 
@@ -164,7 +172,23 @@ def _totals(changes: Iterable[_Change], seconds: float) -> Json:
         "pinned": sum(pool.pinned for pool in pools),
         "timeouts": sum(sum(pool.timeouts.values()) for pool in pools),
         "refusals": sum(pool.refusals for pool in pools),
+        **_of_cache(changes, seconds),
     }
+
+
+def _of_cache(changes: Sequence[_Change], seconds: float) -> Json:
+    """How much was answered from memory, as a part of 1; None where nothing was looked for there."""
+    hits = sum(change.hits for change in changes)
+    looked_up = sum(change.looked_up for change in changes)
+    return {
+        "cached": any(change.pool.kept for change in changes),
+        "hits_per_second": _rate(hits, seconds),
+        "hit_rate": round(hits / looked_up, 4) if looked_up else None,
+    }
+
+
+def _hits(pool: PoolSeen) -> int:
+    return sum(pool.cached.get(status.value, 0) for status in FROM_MEMORY)
 
 
 def _weight(change: _Change) -> tuple[int, int, int]:

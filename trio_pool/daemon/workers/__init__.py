@@ -1,0 +1,1 @@
+"""Several processes on the same addresses, and restarts by hand-over."""
