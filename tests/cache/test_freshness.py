@@ -127,3 +127,22 @@ def test_slots_under_the_salt_of_another_daemon() -> None:
     assert (here.stamp(mine) > stamps[0], here.stamp(others)) == (True, stamps[1])
     here.end(there.slots_of(frozenset({EVERYTHING})))
     assert here.stamp(others) > stamps[1]
+
+
+@given(
+    oids=st.frozensets(st.integers(1, 2**32 - 1), min_size=1),
+    tags=st.frozensets(st.text(max_size=9)),
+    origin=st.text(),
+    other=st.integers(0, 2**32 - 1),
+)
+def test_no_table_is_taken_for_everything_or_for_the_schema(
+    oids: frozenset[int], tags: frozenset[str], origin: str, other: int
+) -> None:
+    """Whoever writes to such a table would empty the whole cache each time, as long as the daemon lives."""
+    freshness = Freshness(Counters.of_this_process(), origin)
+    freshness.adopt(other)
+    before = freshness.schema, freshness.stamp(freshness.slots_of(frozenset()))
+    freshness.invalidate(oids)
+    for tag in tags:
+        freshness.purge_tag(tag)
+    assert (freshness.schema, freshness.stamp(freshness.slots_of(frozenset()))) == before

@@ -3,7 +3,8 @@
 A reading remembers the sum of the counters of its tables as it was before it began (`stamp`). As long as the
 sum is the same, nothing has been written to any of them. A counter belongs to a *slot*, and a table's slot is
 a hash: tables that share one invalidate each other, which is harmless. Tags of statements have slots as well,
-so that purging one is the same as writing to it.
+so that purging one is the same as writing to it. What stands for everything of a database, or for its schema,
+has slots among its like only: a busy table that shared one of these would keep the cache empty for good.
 
 Several processes look at the same counters (`Counters.shared`): each has a row of its own to write to, so
 that no count is lost, and reads them all. A count is one aligned machine word, which a processor writes and
@@ -24,6 +25,9 @@ SLOTS: Final = 8192
 _ANY: Final = 0
 """Counts every invalidation: as long as it is the same, everything is."""
 _FIRST: Final = 1
+_KIND: Final = 1024
+"""Slots for `EVERYTHING`, and as many for `SCHEMA`."""
+_FIRST_TABLE: Final = _FIRST + 2 * _KIND
 DOUBT: Final = 60.0
 """Seconds for which a write that was cut off may still take effect at PostgreSQL."""
 EVERYTHING: Final = 0
@@ -131,8 +135,8 @@ class Freshness:
         self._ahead = ahead
         self.salts: tuple[int, ...] = (crc32(origin.encode()),)
         """Of our own slots, and then of others'."""
-        self._everything = self._slots(b"everything")
-        self._schemas = self._slots(b"schema")
+        self._everything = tuple(map(_everything_of, self.salts))
+        self._schemas = tuple(map(_schema_of, self.salts))
         self.invalidations = 0
         self.followers: list[Follower] = []
 
@@ -140,8 +144,8 @@ class Freshness:
         """Somebody tells of writes by slots under this salt. Ends everything, if it is new."""
         if salt not in self.salts:
             self.salts = (*self.salts, salt)
-            self._everything = self._slots(b"everything")
-            self._schemas = self._slots(b"schema")
+            self._everything = (*self._everything, _everything_of(salt))
+            self._schemas = (*self._schemas, _schema_of(salt))
             for follower in self.followers:
                 follower.adopted(salt)
         self.invalidate(frozenset({EVERYTHING, SCHEMA}))
@@ -157,7 +161,7 @@ class Freshness:
 
     def _slots(self, what: bytes) -> tuple[int, ...]:
         """Under each salt."""
-        return tuple(_FIRST + crc32(what, salt) % (SLOTS - _FIRST) for salt in self.salts)
+        return tuple(_slot_of(what, salt) for salt in self.salts)
 
     def stamp(self, slots: tuple[int, ...]) -> int:
         """Changes when something is written to one of them."""
@@ -180,7 +184,7 @@ class Freshness:
             slots.append(self._everything[0])
         else:
             salt = self.salts[0]
-            slots += [_FIRST + crc32(b"%d" % oid, salt) % (SLOTS - _FIRST) for oid in tables]
+            slots += [_slot_of(b"%d" % oid, salt) for oid in tables if oid != SCHEMA]
         self.end(tuple(slots))
 
     def purge_tag(self, tag: str) -> None:
@@ -220,3 +224,16 @@ class Freshness:
         """Whether nothing is in doubt about any of these."""
         milliseconds = int((now + self._ahead) * 1000)
         return not any(self.counters.doubtful(slot, milliseconds) for slot in slots)
+
+
+def _everything_of(salt: int) -> int:
+    return _FIRST + crc32(b"everything", salt) % _KIND
+
+
+def _schema_of(salt: int) -> int:
+    return _FIRST + _KIND + crc32(b"schema", salt) % _KIND
+
+
+def _slot_of(what: bytes, salt: int) -> int:
+    """Of a table or a tag."""
+    return _FIRST_TABLE + crc32(what, salt) % (SLOTS - _FIRST_TABLE)
