@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def one_server(postgres: LocalPostgres) -> Iterator[Pooler]:
     """A pooler whose only server connection every client gets."""
-    extra = {"timeouts": {"lease_wait": "500ms"}}
+    extra = {"timeouts": {"lease_wait": "1500ms"}}
     with Pooler(postgres, pool_size=1, tls=False, auth="trust", extra=extra) as running:
         yield running
 
@@ -146,7 +146,7 @@ def test_last_values_of_sequences_that_nobody_asks_for_give_way(postgres: LocalP
     """nextval keeps the server only as long as nobody waits for it, until some client has asked for currval
     or lastval; from then on also what inserts keeps it.
     """
-    extra = {"timeouts": {"lease_wait": "500ms"}}
+    extra = {"timeouts": {"lease_wait": "1500ms"}}
     with (
         Pooler(postgres, pool_size=1, tls=False, auth="trust", extra=extra) as pooler,
         log_in(pooler) as one,
@@ -234,7 +234,7 @@ def test_what_ends_with_the_transaction_is_not_refused(rejecting: Pooler) -> Non
 
 @pytest.fixture(scope="module")
 def strict(postgres: LocalPostgres) -> Iterator[Pooler]:
-    extra = {"session": {"strict": True}, "timeouts": {"lease_wait": "500ms"}}
+    extra = {"session": {"strict": True}, "timeouts": {"lease_wait": "1500ms"}}
     with Pooler(postgres, pool_size=1, tls=False, auth="trust", extra=extra) as running:
         yield running
 
