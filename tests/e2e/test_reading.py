@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pg8000.native
 import pytest
 
-from tests.support.direct import direct_bytes
+from tests.support.direct import direct, direct_bytes
 from tests.support.requests import query
+from trio_pool.protocol import catalog_question
 from trio_pool.protocol.catalog import Catalog, Doubt, Verdict, Volatility
 from trio_pool.protocol.reading import Reading, read
 from trio_pool.wire import messages
@@ -153,6 +154,16 @@ def verdict(postgres: LocalPostgres, database: str, text: str, catalog: Catalog 
                 inquiry.row(message[1])
         catalog.learn(inquiry)
     raise AssertionError("no end of questions")
+
+
+def test_nothing_is_compiled_for_a_question(postgres: LocalPostgres) -> None:
+    """PostgreSQL overrates our recursive queries in large catalogs, and would compile for seconds."""
+    show = "SELECT pg_catalog.current_setting('jit') || ' for ' || $1"
+    question = catalog_question.request(show, [None])
+    after = query("SHOW jit") + query("SELECT 'the end'")
+    replies = direct(postgres, query("SET jit = on") + question + after)
+    rows = [reply.content for reply in replies if reply.tag == "D"]
+    assert rows == ["off for database\t\t", "on", "the end"]
 
 
 TRIPPING = [

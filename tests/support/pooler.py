@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
+from tests.support.preloaded import MODULE, Preloaded
 from tests.support.target import DATABASE, PASSWORD, USER, Target
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Pooler:
     certificates: Certificates | None = attrs.field(default=None, kw_only=True)
     environment: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
     executable: str = attrs.field(default=sys.executable, kw_only=True)
-    module: str = attrs.field(default="trio_pool", kw_only=True)
+    module: str = attrs.field(default=MODULE, kw_only=True)
 
     host: str = attrs.field(default="127.0.0.1", init=False)
     port: int = attrs.field(default=0, init=False)
@@ -65,7 +66,7 @@ class Pooler:
     _directory: tempfile.TemporaryDirectory[str] = attrs.field(
         factory=lambda: tempfile.TemporaryDirectory(prefix="trio-pool-test-"), init=False
     )
-    _process: subprocess.Popen[str] | None = attrs.field(default=None, init=False)
+    _process: subprocess.Popen[str] | Preloaded | None = attrs.field(default=None, init=False)
     _reader: threading.Thread | None = attrs.field(default=None, init=False)
     _lines: list[str] = attrs.field(factory=list, init=False)
     _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
@@ -116,20 +117,26 @@ class Pooler:
         self.config_path.write_text(to_toml(self.configuration()))
         self._at_end = False
         before = self.mark()
-        self._process = subprocess.Popen(
-            [self.executable, "-m", self.module, "serve", "--config", str(self.config_path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, ORIGIN_PASSWORD_VARIABLE: PASSWORD, **self.environment},
-        )
+        self._process = self._begin(["serve", "--config", str(self.config_path)])
         self._reader = threading.Thread(target=self._collect, name="pooler's log", daemon=True)
         self._reader.start()
         self.ready = self.wait_for_event("ready", READY_SECONDS, since=before)
         for address in self.ready["addresses"][:1]:  # the origin of tunnels has none
             self.host, _, port = str(address).rpartition(":")
             self.port = int(port)
+
+    def _begin(self, arguments: list[str]) -> subprocess.Popen[str] | Preloaded:
+        environment = {**os.environ, ORIGIN_PASSWORD_VARIABLE: PASSWORD, **self.environment}
+        if (self.executable, self.module) == (sys.executable, MODULE):
+            return Preloaded(arguments, environment)
+        return subprocess.Popen(
+            [self.executable, "-m", self.module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
 
     def stop(self) -> None:
         """Send SIGTERM, wait, and assert that it ended with exit status 0. Stopping twice is fine."""

@@ -125,8 +125,8 @@ class Cache:
         default=Invalidation.WRITES,
         metadata=about(
             kinds.choice(Invalidation),
-            "What ends an answer before its time: writes of its own clients (`ttl`), all that pass through here "
-            "to the same database (`writes`), or those made elsewhere too (`replication`).",
+            "What ends an answer before its time: writes of its own clients (`ttl`), all that pass "
+            "through here to the same database (`writes`), or those made elsewhere too (`replication`).",
         ),
     )
     when_stale: WhenStale = attrs.field(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trio_pool.protocol import catalog_question, settings
+from trio_pool.protocol import catalog_question
 from trio_pool.protocol.catalog_question import FIRST_USER_OID
 from trio_pool.protocol.reading import Kind, Name, NotReading, Reading, read
 from trio_pool.protocol.reading_kinds import Unkept
@@ -170,9 +170,8 @@ class Inquiry:
 
     @property
     def request(self) -> bytes:
-        """The question, ended by Sync. It reads catalogs only, and leaves no unnamed statement behind."""
-        parameters = [catalog_question.parameter(self.names)]
-        return settings.run(catalog_question.SQL, parameters) + messages.close_statement(b"") + messages.SYNC
+        """The question, ended by Sync."""
+        return catalog_question.request(catalog_question.SQL, self.names)
 
     def row(self, body: bytes) -> None:
         """One DataRow. Raises FramingError, ValueError or KeyError if it is not one of ours."""

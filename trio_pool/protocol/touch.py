@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trio_pool.protocol import catalog_question, settings, touch_question
+from trio_pool.protocol import catalog_question, touch_question
 from trio_pool.protocol.catalog import MOST_AT_ONCE, MOST_NAMES
 from trio_pool.protocol.plpgsql import changes_names
 from trio_pool.protocol.reading import Kind, Name
@@ -105,9 +105,8 @@ class TouchInquiry:
 
     @property
     def request(self) -> bytes:
-        """The question, ended by Sync. It reads catalogs only, and leaves no unnamed statement behind."""
-        parameters = [catalog_question.parameter(self.names)]
-        return settings.run(touch_question.SQL, parameters) + messages.close_statement(b"") + messages.SYNC
+        """The question, ended by Sync."""
+        return catalog_question.request(touch_question.SQL, self.names)
 
     def row(self, body: bytes) -> None:
         """One DataRow. Raises FramingError, ValueError or KeyError if it is not one of ours."""
