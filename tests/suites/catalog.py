@@ -1,7 +1,11 @@
-"""The suites that are run through the pool: what of each, and why not all."""
+"""The suites that are run through the pool: what of each, and why not all.
+
+Each meets one PostgreSQL and what two share runs once, unless TRIO_POOL_SUITES is "all".
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tests.suites.suite import Address
+
+WHOLE = os.environ.get("TRIO_POOL_SUITES") == "all"
 
 # The whole of it. What needs a server of its own is skipped by the suite when it finds PGHOST, but for what
 # is left out here. The slowest test takes 2.3 s directly.
@@ -80,7 +86,7 @@ def _no_variables(_: Address) -> Mapping[str, str]:
     return {}
 
 
-def _sqlalchemy(driver: str, *, least: int, left_out: tuple[str, ...] = ()) -> Suite:
+def _sqlalchemy(driver: str, *, tests: tuple[str, ...], least: int, left_out: tuple[str, ...] = ()) -> Suite:
     """What depends on the database: the suite for dialects, PostgreSQL's own tests, and those of the engine.
 
     Left out is the ORM, which only makes more of the same statements, 7,400 tests that ask whether Python's
@@ -92,7 +98,7 @@ def _sqlalchemy(driver: str, *, least: int, left_out: tuple[str, ...] = ()) -> S
         # The plugin is read from its file, so that it is the first to import anything of SQLAlchemy.
         keep=("test", "setup.cfg", "lib/sqlalchemy/testing/plugin"),
         ini=_SQLALCHEMY_SETTINGS,
-        tests=("test/dialect/test_suite.py", "test/dialect/postgresql", "test/engine"),
+        tests=tests,
         keywords="not RangeRoundTripTest and not Compilation",
         left_out=left_out,
         least=least,
@@ -127,12 +133,17 @@ def _sqlalchemy(driver: str, *, least: int, left_out: tuple[str, ...] = ()) -> S
     )
 
 
-_SQLALCHEMY_PSYCOPG = _sqlalchemy("psycopg", least=2500)
+_ABOUT_DIALECTS = "test/dialect/test_suite.py"
+_ABOUT_POSTGRESQL = ("test/dialect/postgresql", "test/engine")
 
-# asyncpg's own suite has the types, and reflection asks the same of every driver.
+_SQLALCHEMY_PSYCOPG = _sqlalchemy("psycopg", tests=(_ABOUT_DIALECTS, *_ABOUT_POSTGRESQL), least=2500)
+
+# asyncpg has tests of the types of its own, and reflection asks the same of every driver. So does the suite for
+# dialects, which takes longer than all the rest.
 _SQLALCHEMY_ASYNCPG = _sqlalchemy(
     "asyncpg",
-    least=2000,
+    tests=(_ABOUT_DIALECTS, *_ABOUT_POSTGRESQL) if WHOLE else _ABOUT_POSTGRESQL,
+    least=2000 if WHOLE else 400,
     left_out=(
         "test/dialect/postgresql/test_types.py",
         "test/dialect/postgresql/test_reflection.py",

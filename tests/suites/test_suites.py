@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.suites.again import run_again
-from tests.suites.catalog import SUITES
+from tests.suites.catalog import SUITES, WHOLE
 from tests.suites.comparison import Outcome, compare, read_exceptions, summary
 from tests.suites.suite import SUITE_SECONDS, Address, Suite, SuiteUnavailable
 from tests.support.pooler import Pooler
-from trio_pool.cli.postgres import Installation, LocalPostgres
+from trio_pool.cli.postgres import Installation, LocalPostgres, available_installations
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The two suites of SQLAlchemy are the same tests over other drivers, so each runs on one PostgreSQL unless
-# TRIO_POOL_SUITES says "all".
-ELSEWHERE = {"sqlalchemy_psycopg": "system", "sqlalchemy_asyncpg": "embedded"}
+# Which PostgreSQL a suite meets, by the start of its label.
+MEETS = {
+    "asyncpg": "embedded",
+    "pg8000": "system",
+    "sqlalchemy_asyncpg": "system",
+    "sqlalchemy_psycopg": "embedded",
+}
 
 # A client that waits for a lease must not be what a test of time-outs sees.
 POOL_SIZE = 30
@@ -34,8 +37,8 @@ def test_a_suite_cannot_tell_the_pool_from_postgresql(
     suite: Suite, installation: Installation, tmp_path: Path
 ) -> None:
     """What passes of a suite on PostgreSQL passes through the pool, or is a documented exception."""
-    elsewhere = ELSEWHERE.get(suite.name)
-    if elsewhere and installation.label.startswith(elsewhere) and os.environ.get("TRIO_POOL_SUITES") != "all":
+    met = [found for found in available_installations() if found.label.startswith(MEETS[suite.name])]
+    if met and installation not in met and not WHOLE:
         pytest.skip("runs on the other PostgreSQL; TRIO_POOL_SUITES=all runs it on both")
     try:
         directory = suite.fetch()

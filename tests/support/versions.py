@@ -1,8 +1,9 @@
 """Which PostgreSQL a test meets, where there are several on the machine.
 
 What compares the pooler with a direct connection, or reads catalogs, meets each of them. What is about the
-pooler itself meets one, and which one changes from file to file, so that all of it meets both; to have every
-test meet each takes half as long again. TRIO_POOL_TEST_POSTGRES says otherwise: "all", or "first".
+pooler itself, or a driver, meets one, and which one changes from file to file, so that all of it meets both;
+to have every test meet each takes half as long again. TRIO_POOL_TEST_POSTGRES says otherwise: "all", or
+"first".
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ ABOUT_POSTGRESQL = (
     "tests/net/test_vanished",
 )
 """Among them."""
+ABOUT_A_DRIVER = (
+    "tests/e2e/test_asyncpg",
+    "tests/e2e/test_node_postgres",
+    "tests/e2e/test_pg8000",
+    "tests/e2e/test_pgbench",
+    "tests/e2e/test_postgres_js",
+    "tests/e2e/test_psql",
+    "tests/e2e/test_psycopg",
+    "tests/e2e/test_sqlalchemy",
+)
 
 
 def met_by(file: str, found: Sequence[Installation]) -> Sequence[Installation]:
@@ -44,6 +55,6 @@ def met_by(file: str, found: Sequence[Installation]) -> Sequence[Installation]:
     if wanted == "first":
         return found[:1]
     either = file.startswith(ABOUT_THE_POOLER) and not file.startswith(ABOUT_POSTGRESQL)
-    if wanted == "all" or not either or not found:
+    if wanted == "all" or not (either or file.startswith(ABOUT_A_DRIVER)) or not found:
         return found
     return [found[crc32(file.encode()) % len(found)]]
