@@ -138,8 +138,8 @@ _ABOUT_POSTGRESQL = ("test/dialect/postgresql", "test/engine")
 
 _SQLALCHEMY_PSYCOPG = _sqlalchemy("psycopg", tests=(_ABOUT_DIALECTS, *_ABOUT_POSTGRESQL), least=2500)
 
-# asyncpg has tests of the types of its own, and reflection asks the same of every driver. So does the suite for
-# dialects, which takes longer than all the rest.
+# asyncpg has tests of the types of its own, and reflection asks the same of every driver. So does the suite
+# for dialects, which takes longer than all the rest.
 _SQLALCHEMY_ASYNCPG = _sqlalchemy(
     "asyncpg",
     tests=(_ABOUT_DIALECTS, *_ABOUT_POSTGRESQL) if WHOLE else _ABOUT_POSTGRESQL,
