@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
-from tests.support.preloaded import MODULE, Preloaded
+from tests.support.preloaded import MODULE, Preloaded, at_home
 from tests.support.target import DATABASE, PASSWORD, USER, Target
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Pooler:
 
     def _begin(self, arguments: list[str]) -> subprocess.Popen[str] | Preloaded:
         environment = {**os.environ, ORIGIN_PASSWORD_VARIABLE: PASSWORD, **self.environment}
-        if (self.executable, self.module) == (sys.executable, MODULE):
+        if (self.executable, self.module) == (sys.executable, MODULE) and at_home():
             return Preloaded(arguments, environment)
         return subprocess.Popen(
             [self.executable, "-m", self.module, *arguments],

@@ -34,6 +34,21 @@ _server.set_forkserver_preload(
 )
 
 
+def _network() -> str | None:
+    """Of the calling thread."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/thread-self/ns/net")
+    return None
+
+
+_NETWORK = _network()
+
+
+def at_home() -> bool:
+    """Whether the calling thread is in the network in which the processes are going to be."""
+    return _network() == _NETWORK
+
+
 class Preloaded:
     """What `subprocess.Popen` is, as far as the tests use it; the output is text, errors included."""
 
