@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.net.harness import origin_url
 from tests.support.caching import caching
 from tests.support.talk import ask, done, selected
 from trio_pool.cache.statuses import Status
 from trio_pool.net import knowledge
+from trio_pool.net.origin import OriginPool
 
 if TYPE_CHECKING:
     from trio_pool.cli.postgres import LocalPostgres
+    from trio_pool.protocol.catalog import Inquiry
+    from trio_pool.protocol.touch import TouchInquiry
 
 pytestmark = [pytest.mark.e2e, pytest.mark.trio]
 
@@ -96,3 +100,32 @@ async def test_a_change_past_the_pooler_is_noticed(
         await ask(shared.direct, "CREATE OR REPLACE VIEW shown AS SELECT value FROM new")
         await shared.running.until(lambda: shared.running.origin.knowledge.catalog.version != known)
         assert selected("new") == await ask(client, READ)
+
+
+async def test_a_change_while_the_last_one_is_looked_into(
+    postgres: LocalPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that was known is asked again all the same, before anybody needs it."""
+    asks, changes = OriginPool.asks, ["again"]
+
+    async def changing(origin: OriginPool, inquiry: Inquiry | TouchInquiry, *, at_once: bool = False) -> bool:
+        answered = await asks(origin, inquiry, at_once=at_once)
+        if changes:
+            changes.pop()
+            origin.knowledge.schema_changed()
+        return answered
+
+    async with caching(postgres, setup=SETUP) as shared, await shared.running.log_in() as client:
+        await shared.keep(client, READ)
+        await ask(client, "UPDATE new SET value = value")
+        known = shared.running.origin.knowledge
+        while known.asks:
+            await ask(client, "SHOW server_version")  # the catalog is asked when a lease ends
+        names, targets = known.catalog.names, known.touches.names
+        assert names
+        assert targets
+        monkeypatch.setattr(OriginPool, "asks", changing)
+        known.schema_changed()
+        with trio.fail_after(10):
+            while changes or not (names <= known.catalog.names and targets <= known.touches.names):
+                await ask(client, "SHOW server_version")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+import attrs
 import structlog
 import trio
 
@@ -25,7 +26,7 @@ from trio_pool.protocol.watch import EVERYTHING, EVERYTHING_AND_SCHEMA, NOTHING_
 from trio_pool.protocol.writing import NOTHING_WRITTEN, Everything, known_writing, writing_of, written_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from trio_pool.net.origin import OriginPool
     from trio_pool.protocol.catalog import Inquiry
@@ -43,7 +44,22 @@ class _Source(Protocol[_Subject, _Inquiry]):
     """What `Catalog` and `Touches` have in common."""
 
     def inquiry(self, subject: _Subject, /) -> _Inquiry | None: ...
+    def review(self, names: Iterable[Any], /) -> list[_Inquiry]: ...
     def learn(self, inquiry: _Inquiry, /) -> None: ...
+
+
+@attrs.frozen
+class _Lapsed:
+    """Names of which something was known, until it was forgotten."""
+
+    names: frozenset[Name | None] = frozenset()
+    targets: frozenset[Name | Target | None] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.targets)
+
+    def __or__(self, other: _Lapsed) -> _Lapsed:
+        return _Lapsed(self.names | other.names, self.targets | other.targets)
 
 
 CATALOG_AGE: Final = 30.0
@@ -74,8 +90,10 @@ class Knowledge:
         self._asking = trio.Lock()
         self._schema = -1
         """`Freshness.schema` when everything was forgotten last."""
-        self._lapsed: tuple[frozenset[Name | None], frozenset[Name | Target | None]] = (NO_NAMES, NO_NAMES)
-        """What was known before that, of the catalog and of what writing touches."""
+        self._lapsed = _Lapsed()
+        """What was known before that, and is not again."""
+        self._forgotten = 0
+        """How many times everything was forgotten."""
 
     def reading_of(self, text: bytes) -> Reading | NotReading | None:
         """What the text refers to; None if it has come for the first time. Hot path."""
@@ -162,7 +180,8 @@ class Knowledge:
 
     def _forget(self) -> None:
         """And ask again for what was known, before anybody needs it."""
-        self._lapsed = (self._lapsed[0] | self.catalog.names, self._lapsed[1] | self.touches.names)
+        self._forgotten += 1
+        self._lapsed |= _Lapsed(self.catalog.names, self.touches.names)
         self.catalog.clear()
         self.touches.clear()
         self._unanswered.clear()
@@ -176,8 +195,7 @@ class Knowledge:
             nursery.start_soon(self._review)
             while True:
                 await self._asks.wait()
-                await self._renew()
-                while self._asked:
+                while self._asked or self._lapsed:
                     await self._ask()
 
     async def find_out(self, reading: Reading) -> Verdict | None:
@@ -188,37 +206,51 @@ class Knowledge:
         return verdict
 
     async def _ask(self) -> None:
-        """About one statement."""
-        subject = next(iter(self._asked))
-        if isinstance(subject, Reading):
-            asks = self._follow(self.catalog, subject)
-        else:
-            asks = self._follow(self.touches, subject)
-        if not await asks:
-            self._unanswered.add(subject)
-        del self._asked[subject]
+        """About all statements that are asked about by now, together, and what has been forgotten: where the
+        schema changes again and again, it must be known before the next change.
+        """
+        asked, lapsed, forgotten = list(self._asked), self._lapsed, self._forgotten
+        self._lapsed = _Lapsed()
+        readings = [subject for subject in asked if isinstance(subject, Reading)]
+        writings = [subject for subject in asked if not isinstance(subject, Reading)]
+        unread = await self._answer(self.catalog, readings, lapsed.names)
+        unwritten = await self._answer(self.touches, writings, lapsed.targets)
+        self._unanswered.update(unread, unwritten)
+        if self._forgotten != forgotten:
+            self._lapsed |= lapsed
+        for subject in asked:
+            del self._asked[subject]
         answered, self._answered = self._answered, trio.Event()
         answered.set()
 
-    async def _follow(self, source: _Source[_Subject, _Inquiry], subject: _Subject) -> bool:
-        for _ in range(MOST_ROUNDS):
-            inquiry = source.inquiry(subject)
-            if inquiry is None:
-                break
-            if not await self._asks_for(inquiry):
-                return False
-            source.learn(inquiry)
-        return True
+    async def _answer(
+        self, source: _Source[_Subject, _Inquiry], subjects: Sequence[_Subject], names: frozenset[Any]
+    ) -> Sequence[_Subject]:
+        """Those about which the catalog could not be asked. One of them must not be the others' fault."""
+        if await self._follow(source, subjects, names):
+            return ()
+        if len(subjects) == 1:
+            return subjects
+        return [subject for subject in subjects if not await self._follow(source, [subject])]
 
-    async def _renew(self) -> None:
-        """Learn again what has been forgotten."""
-        (names, targets), self._lapsed = self._lapsed, (NO_NAMES, NO_NAMES)
-        for inquiry in self.catalog.review(names):
-            if await self._asks_for(inquiry):
-                self.catalog.learn(inquiry)
-        for question in self.touches.review(targets):
-            if await self._asks_for(question):
-                self.touches.learn(question)
+    async def _follow(
+        self,
+        source: _Source[_Subject, _Inquiry],
+        subjects: Sequence[_Subject],
+        names: frozenset[Any] = NO_NAMES,
+    ) -> bool:
+        """Ask for these names and for what the subjects lead to."""
+        for _ in range(MOST_ROUNDS):
+            inquiries = filter(None, map(source.inquiry, subjects))
+            names = names.union(*(inquiry.names for inquiry in inquiries))
+            for inquiry in source.review(names):
+                if not await self._asks_for(inquiry):
+                    return False
+                source.learn(inquiry)
+            if not names:
+                break
+            names = NO_NAMES
+        return True
 
     async def _review(self) -> None:
         """Look whether what is known still holds."""
