@@ -22,7 +22,7 @@ from trio_pool.cache.flight import Flight
 from trio_pool.cache.plan import MARK, NO_DIRECTIVES, Plan, directives_of
 from trio_pool.cache.shelf import Shelf, identity
 from trio_pool.cache.statuses import CacheStatistics, Status
-from trio_pool.cache.store import MOST_CREDIT, OVERHEAD, Entry, Store
+from trio_pool.cache.store import MOST_CREDIT, Entry, Store, footprint
 from trio_pool.config.model import Invalidation
 from trio_pool.net.mailbox import Mailbox
 from trio_pool.protocol.cacheable import Reason, may_be_momentary, why_not
@@ -401,7 +401,7 @@ class CachedReads:
             stamp=flight.stamp,
             seen=seen,
             credit=1 if now - flight.began_at >= EXPENSIVE else 0,
-            size=len(reply) + len(flight.key) + OVERHEAD,
+            size=footprint(flight.key, reply),
             statement=flight.statement,
         )
         self.store.put(entry, now)
