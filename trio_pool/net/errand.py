@@ -177,8 +177,8 @@ class SettingsTrial(OwnLease):
 
 
 class CatalogQuestion(OwnLease):
-    """Asks a server what names mean in its database: the first whose lease ends, since nobody should have to
-    wait, nor a server be opened, for this.
+    """Asks a server what names mean in its database: one that nobody uses, or the first whose lease ends,
+    since nobody should have to wait, nor a server be opened, for this.
     """
 
     doing = "a look at the catalog"

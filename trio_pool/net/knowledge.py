@@ -262,23 +262,19 @@ class Knowledge:
                 self.origin.plans_changed()
 
     async def _still_holds(self) -> bool:
-        with self._press(if_idle=True):
-            for inquiry in self.catalog.review():
-                if not await self._asks_for(inquiry) or not self.catalog.confirms(inquiry):
-                    return False
-            for question in self.touches.review():
-                if not await self._asks_for(question) or not self.touches.confirms(question):
-                    return False
-            return True
+        for inquiry in self.catalog.review():
+            if not await self._asks_for(inquiry) or not self.catalog.confirms(inquiry):
+                return False
+        for question in self.touches.review():
+            if not await self._asks_for(question) or not self.touches.confirms(question):
+                return False
+        return True
 
     @contextmanager
-    def _press(self, *, if_idle: bool = False) -> Iterator[None]:
+    def _press(self) -> Iterator[None]:
         """Meanwhile questions do not wait for the end of a lease, which may not come for long; not even the
         one that waits already.
         """
-        if if_idle and not self.origin.pool.idle:
-            yield
-            return
         self._pressing += 1
         try:
             self.origin.ask_now()
@@ -287,6 +283,9 @@ class Knowledge:
             self._pressing -= 1
 
     async def _asks_for(self, inquiry: Inquiry | TouchInquiry) -> bool:
-        """One question after the other."""
+        """One question after the other. At once if there is a server that nobody uses: those who are answered
+        from memory end no lease.
+        """
         async with self._asking:
-            return await self.origin.asks(inquiry, at_once=self._pressing > 0)
+            at_once = self._pressing > 0 or bool(self.origin.pool.idle)
+            return await self.origin.asks(inquiry, at_once=at_once)

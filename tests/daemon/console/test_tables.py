@@ -30,8 +30,8 @@ def clients(own: Pooler) -> Iterator[list[RawClient]]:
         assert found[0].run(f"begin; select {SECRET}") == []
         assert found[1].run("create temporary table kept (x int)") == []
         found[2].send(messages.query("select 3"))
-        while psql(own, "SHOW POOLS")[1]["cl_waiting"] != "1":
-            pass
+        while psql(own, "SHOW POOLS")[1]["cl_waiting"] != "1" or not psql(own, "SHOW PINS"):
+            pass  # PostgreSQL is asked what the session holds
         yield found
 
 
