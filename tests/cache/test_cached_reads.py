@@ -328,6 +328,7 @@ async def test_one_asks_for_all(postgres: LocalPostgres) -> None:
         peers = [await shared.running.log_in() for _ in range(16)]
         await shared.keep(peers[0], read)
         await ask(peers[0], "UPDATE kept SET value = 'again' WHERE id = 1")
+        await shared.settled()
         leases = shared.running.origin.pool.leases
         for peer in peers:
             await peer.send(requests.query(read))
@@ -347,6 +348,7 @@ async def test_when_the_asker_goes_the_others_ask_themselves(postgres: LocalPost
         leader, *others = [await shared.running.log_in() for _ in range(4)]
         await shared.keep(leader, read)
         await ask(leader, "UPDATE kept SET value = 'again' WHERE id = 1")
+        await shared.settled()
         await leader.send(requests.query(read))
         await shared.running.until(lambda: bool(shared.running.origin.pool.leased))
         for peer in others:
@@ -373,6 +375,7 @@ async def test_who_waits_for_anothers_answer_can_be_cancelled(postgres: LocalPos
     ):
         await shared.keep(leader, read)
         await ask(leader, "UPDATE kept SET value = 'again' WHERE id = 1")
+        await shared.settled()
         await leader.send(requests.query(read))
         await shared.running.until(lambda: bool(shared.running.origin.pool.leased))
         await other.send(requests.query(read))
@@ -393,6 +396,7 @@ async def test_what_comes_behind_a_shared_request_is_answered_behind_it(postgres
     ):
         await shared.keep(leader, read)
         await ask(leader, "UPDATE kept SET value = 'again' WHERE id = 1")
+        await shared.settled()
         await leader.send(requests.query(read))
         await shared.running.until(lambda: bool(shared.running.origin.pool.leased))
         await other.send(requests.query(read))

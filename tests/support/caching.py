@@ -75,6 +75,11 @@ class Caching:
                 await ask(peer, "select 1")  # the catalog is asked when a lease ends
         raise AssertionError(f"never a hit: {self.cached.statistics.reasons()}")
 
+    async def settled(self) -> None:
+        """The catalog is not being asked anything: no server is leased for that."""
+        knowledge = self.running.origin.knowledge
+        await self.running.until(lambda: not knowledge._asked and not knowledge._asking.locked())
+
 
 @asynccontextmanager
 async def caching(

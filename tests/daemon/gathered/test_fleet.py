@@ -121,7 +121,8 @@ async def test_a_worker_in_anothers_place(any_postgres: LocalPostgres) -> None:
                 assert after.value("trio_pool_queries_total", **APP) == 3
                 assert after.value("trio_pool_worker_restarts_total") == 1
                 assert (await get(running, "/readyz")).status == 200
-                assert [worker["restarts"] for worker in await workers_in_top(running)] == [0, 1]
+                while [worker["restarts"] for worker in await workers_in_top(running)] != [0, 1]:
+                    pass  # a machine that is busy can keep a worker from saying anything for a look
                 async with await running.log_in(0):
                     assert await another.run("SHUTDOWN WAIT_FOR_CLIENTS") == []
                     assert len(await console.table("SHOW WORKERS")) >= 1
