@@ -15,7 +15,7 @@ import trio_pool
 from tests.cache.checker.ledger import Ledger
 from tests.cache.checker.reader import Reader
 from tests.cache.checker.reads import OUTPUTS, PATHS, STYLES, ZONES, Identity
-from tests.cache.checker.schema import ANN, BEN, NOSY, ROLES, contents, set_up
+from tests.cache.checker.schema import ANN, BEN, NOSY, ROLES, contents, tables
 from tests.cache.checker.speaking import Common
 from tests.cache.checker.writer import Writer
 from tests.net.harness import origin_url, served
@@ -258,22 +258,22 @@ async def run(
     pg: LocalPostgres, mix: Mix, *, cache: dict[str, Any] | None = None, pool_size: int = 4
 ) -> Report:
     """Check one pooler."""
-    set_up(pg, DATABASE)
-    hits: Counter[str] = Counter()
-    oid = int(pg.run_sql("SELECT 'checked.still'::regclass::oid", DATABASE))
-    freshness: set[Freshness] = set()
+    with tables(pg, DATABASE):
+        hits: Counter[str] = Counter()
+        oid = int(pg.run_sql("SELECT 'checked.still'::regclass::oid", DATABASE))
+        freshness: set[Freshness] = set()
 
-    def of_still(entry: Entry) -> bool:
-        if not freshness:
-            freshness.update(_freshness(running))
-        return any(entry.plan.slots == f.slots_of(frozenset({oid})) for f in freshness)
+        def of_still(entry: Entry) -> bool:
+            if not freshness:
+                freshness.update(_freshness(running))
+            return any(entry.plan.slots == f.slots_of(frozenset({oid})) for f in freshness)
 
-    async with served(configuration(pg, cache or {}, pool_size), mix.seconds + 2 * LONGER) as running:
-        began_at = trio.current_time()
-        with _short_doubts(), _hits_of(of_still, hits):
-            common = await check(pg, [running.address], mix, lambda: _hits([running]) >= ENOUGH)
-        seconds = trio.current_time() - began_at
-        return Report.of([running], mix, common, seconds, hits["still"])
+        async with served(configuration(pg, cache or {}, pool_size), mix.seconds + 2 * LONGER) as running:
+            began_at = trio.current_time()
+            with _short_doubts(), _hits_of(of_still, hits):
+                common = await check(pg, [running.address], mix, lambda: _hits([running]) >= ENOUGH)
+            seconds = trio.current_time() - began_at
+            return Report.of([running], mix, common, seconds, hits["still"])
 
 
 @asynccontextmanager
@@ -295,9 +295,10 @@ async def run_edges(
     pg: LocalPostgres, mix: Mix, *, cache: dict[str, Any] | None = None, pool_size: int = 6
 ) -> Report:
     """Check two edges of one origin. Readers and writers are of one database and user only."""
-    set_up(pg, DATABASE)
-    async with _two_edges(pg, cache or {}, pool_size) as edges:
-        began_at = trio.current_time()
-        with _short_doubts():
-            common = await check(pg, [edge.address for edge in edges], mix, lambda: _hits(edges) >= ENOUGH)
-        return Report.of(edges, mix, common, trio.current_time() - began_at)
+    with tables(pg, DATABASE):
+        async with _two_edges(pg, cache or {}, pool_size) as edges:
+            addresses = [edge.address for edge in edges]
+            began_at = trio.current_time()
+            with _short_doubts():
+                common = await check(pg, addresses, mix, lambda: _hits(edges) >= ENOUGH)
+            return Report.of(edges, mix, common, trio.current_time() - began_at)

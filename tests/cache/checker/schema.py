@@ -5,11 +5,14 @@ Every table has the name of the cell in each row, so that all readings look alik
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.support.target import PASSWORD, USER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trio_pool.cli.postgres import LocalPostgres
 
 SLOTS = (1, 2, 3)
@@ -183,8 +186,24 @@ def contents() -> dict[str, str | None]:
     return found
 
 
-def set_up(pg: LocalPostgres, database: str) -> None:
-    """Make everything anew."""
+LEFT_PREPARED = """
+SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()
+"""
+
+
+@contextmanager
+def tables(pg: LocalPostgres, database: str) -> Iterator[None]:
+    """Made anew. A transaction that is prepared still, because its writer was gone before it could read so,
+    would hold its locks for ever.
+    """
+    _set_up(pg, database)
+    try:
+        yield
+    finally:
+        pg.run_sql(f"{LEFT_PREPARED} \\gexec", database)
+
+
+def _set_up(pg: LocalPostgres, database: str) -> None:
     if not pg.run_sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{ANN}'").strip():
         password = PASSWORD.replace("'", "''")
         for role in ROLES:
