@@ -11,6 +11,7 @@ import trio
 import trio.lowlevel
 
 from tests.support.caching import caching
+from tests.support.prepared import forget_prepared
 from tests.support.talk import ask, done, selected
 from tests.support.target import DATABASE, USER
 from trio_pool.cache.statuses import Status
@@ -42,7 +43,7 @@ async def streaming(
 ) -> AsyncIterator[Caching]:
     """A pooler whose cache learns of all writes."""
     pg.run_sql(f"ALTER ROLE {USER} REPLICATION")
-    await forget_prepared(pg)
+    await trio.to_thread.run_sync(forget_prepared, pg)
     own = {"invalidation": "replication", **(cache or {})}
     async with caching(pg, cache=own) as shared, await shared.running.log_in() as peer:
         await ask(peer, READ)
@@ -82,14 +83,6 @@ async def comes(shared: Caching, peer: Peer, sql: str, expected: Status) -> list
             if status is expected:
                 return answer
             await ask(peer, "select 1")  # the catalog is asked when a lease ends
-
-
-async def forget_prepared(pg: LocalPostgres) -> None:
-    """What other tests have prepared and left: a stream begins when transactions that have written ended."""
-    for name in (
-        await run(pg, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
-    ).split():
-        await run(pg, f"ROLLBACK PREPARED '{name}'")
 
 
 async def left_nothing(pg: LocalPostgres) -> None:

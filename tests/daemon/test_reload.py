@@ -238,6 +238,7 @@ async def test_sizes_grow_and_shrink_under_load(postgres: LocalPostgres) -> None
                 await pool.reload()
                 await one.heard(3) if size > 1 else await trio.sleep(0.05)
                 assert running.origin.pool.size == size
+                # a look at the catalog has a server for a moment, too, and gives it back
                 await running.until(lambda: running.origin.pool.servers <= running.origin.pool.size)
                 running.check()
 

@@ -80,7 +80,7 @@ async def racing(
 
 def overslept(seconds: float) -> None:
     """Stop everything, so that what is due by then is found due at once."""
-    time.sleep(max(0.0, seconds))  # the event loop shall not run meanwhile
+    time.sleep(max(0.0, seconds))  # the event loop shall not run meanwhile; on a late machine it has not
 
 
 async def begun(peer: Peer) -> None:

@@ -44,7 +44,8 @@ class _Source(Protocol[_Subject, _Inquiry]):
     """What `Catalog` and `Touches` have in common."""
 
     def inquiry(self, subject: _Subject, /) -> _Inquiry | None: ...
-    def review(self, names: Iterable[Any], /) -> list[_Inquiry]: ...
+    def review(self, names: Iterable[Any] | None = None, /) -> list[_Inquiry]: ...
+    def confirms(self, inquiry: _Inquiry, /) -> bool: ...
     def learn(self, inquiry: _Inquiry, /) -> None: ...
 
 
@@ -262,11 +263,11 @@ class Knowledge:
                 self.origin.plans_changed()
 
     async def _still_holds(self) -> bool:
-        for inquiry in self.catalog.review():
-            if not await self._asks_for(inquiry) or not self.catalog.confirms(inquiry):
-                return False
-        for question in self.touches.review():
-            if not await self._asks_for(question) or not self.touches.confirms(question):
+        return await self._confirms(self.catalog) and await self._confirms(self.touches)
+
+    async def _confirms(self, source: _Source[_Subject, _Inquiry]) -> bool:
+        for inquiry in source.review():
+            if not await self._asks_for(inquiry) or not source.confirms(inquiry):
                 return False
         return True
 
@@ -283,9 +284,6 @@ class Knowledge:
             self._pressing -= 1
 
     async def _asks_for(self, inquiry: Inquiry | TouchInquiry) -> bool:
-        """One question after the other. At once if there is a server that nobody uses: those who are answered
-        from memory end no lease.
-        """
+        """One question after the other."""
         async with self._asking:
-            at_once = self._pressing > 0 or bool(self.origin.pool.idle)
-            return await self.origin.asks(inquiry, at_once=at_once)
+            return await self.origin.asks(inquiry, at_once=self._pressing > 0)

@@ -258,7 +258,7 @@ async def run(
     pg: LocalPostgres, mix: Mix, *, cache: dict[str, Any] | None = None, pool_size: int = 4
 ) -> Report:
     """Check one pooler."""
-    with tables(pg, DATABASE):
+    with tables(pg):
         hits: Counter[str] = Counter()
         oid = int(pg.run_sql("SELECT 'checked.still'::regclass::oid", DATABASE))
         freshness: set[Freshness] = set()
@@ -295,7 +295,7 @@ async def run_edges(
     pg: LocalPostgres, mix: Mix, *, cache: dict[str, Any] | None = None, pool_size: int = 6
 ) -> Report:
     """Check two edges of one origin. Readers and writers are of one database and user only."""
-    with tables(pg, DATABASE):
+    with tables(pg):
         async with _two_edges(pg, cache or {}, pool_size) as edges:
             addresses = [edge.address for edge in edges]
             began_at = trio.current_time()

@@ -8,7 +8,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.support.target import PASSWORD, USER
+from tests.support.prepared import forget_prepared
+from tests.support.target import DATABASE, PASSWORD, USER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,26 +187,19 @@ def contents() -> dict[str, str | None]:
     return found
 
 
-LEFT_PREPARED = """
-SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database()
-"""
-
-
 @contextmanager
-def tables(pg: LocalPostgres, database: str) -> Iterator[None]:
-    """Made anew. A transaction that is prepared still, because its writer was gone before it could read so,
-    would hold its locks for ever.
-    """
-    _set_up(pg, database)
+def tables(pg: LocalPostgres) -> Iterator[None]:
+    """Made anew. A writer whose time is up may leave a transaction prepared."""
+    _set_up(pg)
     try:
         yield
     finally:
-        pg.run_sql(f"{LEFT_PREPARED} \\gexec", database)
+        forget_prepared(pg)
 
 
-def _set_up(pg: LocalPostgres, database: str) -> None:
+def _set_up(pg: LocalPostgres) -> None:
     if not pg.run_sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{ANN}'").strip():
         password = PASSWORD.replace("'", "''")
         for role in ROLES:
             pg.run_sql(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'; GRANT {role} TO {USER}")
-    pg.run_sql(f"SET ROLE {USER}; {SETUP}", database)
+    pg.run_sql(f"SET ROLE {USER}; {SETUP}", DATABASE)
