@@ -649,8 +649,8 @@ class OriginPool:
             self.statements.renew()
 
     async def asks(self, inquiry: Inquiry | TouchInquiry, *, at_once: bool = False) -> bool:
-        """Ask a server what names mean: one that nobody uses, since answers from memory end no lease, else the
-        first whose lease ends, unless it is to be `at_once`. False if that failed.
+        """Ask a server what names mean: one that nobody uses, since answers from memory end no lease, else
+        the first whose lease ends, unless it is to be `at_once`. False if that failed.
         """
         self.question = question = CatalogQuestion(self, inquiry)
         try:
